@@ -1,0 +1,61 @@
+#include "tensor/arena.h"
+
+#include <algorithm>
+#include <cstdlib>
+#include <cstring>
+
+#include "base/error.h"
+
+namespace rorqual {
+namespace {
+constexpr int64_t kAlign = 64;
+constexpr int64_t kBlock = int64_t{4} << 20;
+int64_t round_up(int64_t n, int64_t to) { return (n + to - 1) / to * to; }
+}  // namespace
+
+std::string_view memory_class_name(MemoryClass c) {
+  static constexpr std::array<std::string_view, kMemoryClasses> names = {
+      "master weights", "packed weights", "gradients", "moments", "EMA", "activations", "scratch", "logits", "cache", "data", "snapshot"};
+  return names[static_cast<size_t>(c)];
+}
+
+Arena::~Arena() { release(Mark{0}); }
+
+void* Arena::bytes(MemoryClass c, int64_t size) {
+  CHECK(size >= 0);
+  const int64_t need = std::max(round_up(size, kAlign), kAlign);
+  size_t block = entries_.empty() ? 0 : entries_.back().block;
+  int64_t offset = entries_.empty() ? 0 : entries_.back().offset + entries_.back().size;
+  while (block < blocks_.size() && offset + need > blocks_[block].size) ++block, offset = 0;
+  if (block == blocks_.size()) {
+    const int64_t length = round_up(std::max(need, kBlock), 4096);
+    auto* data = static_cast<std::byte*>(std::aligned_alloc(4096, static_cast<size_t>(length)));
+    if (!data) fail("out of memory: {} needs {} more bytes; choose a smaller model, micro-batch or sequence", memory_class_name(c), length);
+    std::memset(data, 0, static_cast<size_t>(length));
+    blocks_.push_back({{data, [](std::byte* p) { std::free(p); }}, length});
+  }
+  entries_.push_back({block, offset, need, c});
+  held_ += need;
+  if (use_) {
+    const auto i = static_cast<size_t>(c);
+    use_->now[i] += need;
+    use_->peak[i] = std::max(use_->peak[i], use_->now[i]);
+  }
+  return blocks_[block].data.get() + offset;
+}
+
+Tensor Arena::tensor(MemoryClass c, DType dtype, int64_t rows, int64_t cols) {
+  return {bytes(c, rows * cols * size_of(dtype)), dtype, rows, cols};
+}
+
+void Arena::release(Mark mark) {
+  CHECK(mark.entries <= entries_.size());
+  while (entries_.size() > mark.entries) {
+    const Entry& e = entries_.back();
+    held_ -= e.size;
+    if (use_) use_->now[static_cast<size_t>(e.c)] -= e.size;
+    entries_.pop_back();
+  }
+}
+
+}  // namespace rorqual
