@@ -64,10 +64,14 @@ Isa from_environment() {
 
 std::string_view isa_name(Isa isa) {
   switch (isa) {
-    case Isa::kReference: return "reference";
-    case Isa::kAvx2: return "avx2";
-    case Isa::kAvx512: return "avx512";
-    case Isa::kAmx: return "amx";
+    case Isa::kReference:
+      return "reference";
+    case Isa::kAvx2:
+      return "avx2";
+    case Isa::kAvx512:
+      return "avx512";
+    case Isa::kAmx:
+      return "amx";
   }
   CHECK(false);
 }
@@ -88,7 +92,9 @@ ScopedIsa::ScopedIsa(Isa isa) : previous_(forced.exchange(static_cast<int>(isa))
   CHECK(isa <= cpu_isa(), "this CPU lacks {}", isa_name(isa));
 }
 
-ScopedIsa::~ScopedIsa() { forced = previous_; }
+ScopedIsa::~ScopedIsa() {
+  forced = previous_;
+}
 
 std::string cpu_model() {
   char name[49] = {};

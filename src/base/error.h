@@ -42,13 +42,15 @@ template <class... Args>
 }  // namespace rorqual
 
 // CHECK(condition) or CHECK(condition, "format {}", value): true in every correct program, whatever the input.
-#define CHECK(condition, ...)                                                                                     \
-  do {                                                                                                            \
+#define CHECK(condition, ...)                                                                                         \
+  do {                                                                                                                \
     if (!(condition)) ::rorqual::check_failed(__FILE__, __LINE__, #condition, ::rorqual::check_message(__VA_ARGS__)); \
   } while (false)
 
 namespace rorqual {
-inline std::string check_message() { return {}; }
+inline std::string check_message() {
+  return {};
+}
 template <class... Args>
 std::string check_message(fmt::format_string<Args...> format, Args&&... args) {
   return fmt::format(format, std::forward<Args>(args)...);

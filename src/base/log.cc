@@ -61,8 +61,12 @@ spdlog::logger& logger() {
 
 }  // namespace
 
-void log_line(std::string_view text) { logger().log(spdlog::level::info, "{}", text); }
-void log_warning(std::string_view text) { logger().log(spdlog::level::warn, "{}", text); }
+void log_line(std::string_view text) {
+  logger().log(spdlog::level::info, "{}", text);
+}
+void log_warning(std::string_view text) {
+  logger().log(spdlog::level::warn, "{}", text);
+}
 
 ProgressLine::ProgressLine(double plain_interval_s) : plain_interval_s_(plain_interval_s) {}
 

@@ -9,10 +9,10 @@ namespace rorqual {
 
 // What a number is drawn for; two purposes never share numbers. The values are part of the checkpoint format: never renumber.
 enum class RandomPurpose : uint32_t {
-  kInitialise = 1,   // layer = tensor index, position = element
-  kShuffle = 2,      // step = epoch, position = document or sequence
-  kFillInMiddle = 3, // step = epoch, position = document; layer = draw
-  kSample = 4,       // step = request seed, layer = draw, position = token position
+  kInitialise = 1,    // layer = tensor index, position = element
+  kShuffle = 2,       // step = epoch, position = document or sequence
+  kFillInMiddle = 3,  // step = epoch, position = document; layer = draw
+  kSample = 4,        // step = request seed, layer = draw, position = token position
   kSplit = 5,
   kTest = 100,
 };

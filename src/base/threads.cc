@@ -12,7 +12,8 @@
 
 namespace rorqual {
 namespace {
-// Workers spin this many pauses (some tens of microseconds) for the next run before they sleep: kernels follow each other closely.
+// Workers spin this many pauses (some tens of microseconds) for the next run before they sleep: kernels follow each other
+// closely.
 constexpr int kSpins = 4000;
 }  // namespace
 

@@ -10,16 +10,21 @@ namespace rorqual {
 namespace {
 constexpr int64_t kAlign = 64;
 constexpr int64_t kBlock = int64_t{4} << 20;
-int64_t round_up(int64_t n, int64_t to) { return (n + to - 1) / to * to; }
+int64_t round_up(int64_t n, int64_t to) {
+  return (n + to - 1) / to * to;
+}
 }  // namespace
 
 std::string_view memory_class_name(MemoryClass c) {
   static constexpr std::array<std::string_view, kMemoryClasses> names = {
-      "master weights", "packed weights", "gradients", "moments", "EMA", "activations", "scratch", "logits", "cache", "data", "snapshot"};
+      "master weights", "packed weights", "gradients", "moments", "EMA",     "activations",
+      "scratch",        "logits",         "cache",     "data",    "snapshot"};
   return names[static_cast<size_t>(c)];
 }
 
-Arena::~Arena() { release(Mark{0}); }
+Arena::~Arena() {
+  release(Mark{0});
+}
 
 void* Arena::bytes(MemoryClass c, int64_t size) {
   CHECK(size >= 0);
@@ -30,7 +35,9 @@ void* Arena::bytes(MemoryClass c, int64_t size) {
   if (block == blocks_.size()) {
     const int64_t length = round_up(std::max(need, kBlock), 4096);
     auto* data = static_cast<std::byte*>(std::aligned_alloc(4096, static_cast<size_t>(length)));
-    if (!data) fail("out of memory: {} needs {} more bytes; choose a smaller model, micro-batch or sequence", memory_class_name(c), length);
+    if (!data)
+      fail("out of memory: {} needs {} more bytes; choose a smaller model, micro-batch or sequence", memory_class_name(c),
+           length);
     std::memset(data, 0, static_cast<size_t>(length));
     blocks_.push_back({{data, [](std::byte* p) { std::free(p); }}, length});
   }

@@ -11,7 +11,19 @@
 
 namespace rorqual {
 
-enum class MemoryClass { kMasterWeights, kPackedWeights, kGradients, kMoments, kEma, kActivations, kScratch, kLogits, kCache, kData, kSnapshot };
+enum class MemoryClass {
+  kMasterWeights,
+  kPackedWeights,
+  kGradients,
+  kMoments,
+  kEma,
+  kActivations,
+  kScratch,
+  kLogits,
+  kCache,
+  kData,
+  kSnapshot
+};
 inline constexpr int kMemoryClasses = 11;
 std::string_view memory_class_name(MemoryClass c);
 
@@ -20,9 +32,9 @@ struct MemoryUse {
   std::array<int64_t, kMemoryClasses> now{}, peak{};
 };
 
-// Owns aligned blocks. Allocation is a bump within the arena; release(mark) gives back everything allocated after mark(), so that
-// activations live like a stack. Blocks are kept for reuse until the arena dies. Memory is zeroed on first use only.
-// Not thread-safe.
+// Owns aligned blocks. Allocation is a bump within the arena; release(mark) gives back everything allocated after mark(), so
+// that activations live like a stack. Blocks are kept for reuse until the arena dies. Memory is zeroed on first use only. Not
+// thread-safe.
 class Arena {
  public:
   // `use` (may be null) outlives the arena and is updated by it.
@@ -31,7 +43,8 @@ class Arena {
   Arena(const Arena&) = delete;
   Arena& operator=(const Arena&) = delete;
 
-  // 64-byte aligned; a row starts at a multiple of its stride (cols). Out of memory is an Error that names the class and the size.
+  // 64-byte aligned; a row starts at a multiple of its stride (cols). Out of memory is an Error that names the class and the
+  // size.
   Tensor tensor(MemoryClass c, DType dtype, int64_t rows, int64_t cols);
   void* bytes(MemoryClass c, int64_t size);
 

@@ -13,12 +13,18 @@ enum class DType { kF64, kF32, kBF16, kI32, kI64, kU8 };
 
 constexpr int64_t size_of(DType dtype) {
   switch (dtype) {
-    case DType::kF64: return 8;
-    case DType::kF32: return 4;
-    case DType::kBF16: return 2;
-    case DType::kI32: return 4;
-    case DType::kI64: return 8;
-    case DType::kU8: return 1;
+    case DType::kF64:
+      return 8;
+    case DType::kF32:
+      return 4;
+    case DType::kBF16:
+      return 2;
+    case DType::kI32:
+      return 4;
+    case DType::kI64:
+      return 8;
+    case DType::kU8:
+      return 1;
   }
   return 0;
 }
@@ -29,26 +35,43 @@ std::string_view dtype_name(DType dtype);
 template <class T>
 constexpr DType dtype_of();
 template <>
-constexpr DType dtype_of<double>() { return DType::kF64; }
+constexpr DType dtype_of<double>() {
+  return DType::kF64;
+}
 template <>
-constexpr DType dtype_of<float>() { return DType::kF32; }
+constexpr DType dtype_of<float>() {
+  return DType::kF32;
+}
 template <>
-constexpr DType dtype_of<Bf16>() { return DType::kBF16; }
+constexpr DType dtype_of<Bf16>() {
+  return DType::kBF16;
+}
 template <>
-constexpr DType dtype_of<int32_t>() { return DType::kI32; }
+constexpr DType dtype_of<int32_t>() {
+  return DType::kI32;
+}
 template <>
-constexpr DType dtype_of<int64_t>() { return DType::kI64; }
+constexpr DType dtype_of<int64_t>() {
+  return DType::kI64;
+}
 template <>
-constexpr DType dtype_of<uint8_t>() { return DType::kU8; }
+constexpr DType dtype_of<uint8_t>() {
+  return DType::kU8;
+}
 
-// Calls body with a value-initialised element of the floating-point dtype: visit_float(t.dtype, [&](auto zero) { using T = decltype(zero); … }).
+// Calls body with a value-initialised element of the floating-point dtype: visit_float(t.dtype, [&](auto zero) { using T =
+// decltype(zero); … }).
 template <class Body>
 decltype(auto) visit_float(DType dtype, Body&& body) {
   switch (dtype) {
-    case DType::kF64: return body(double{});
-    case DType::kF32: return body(float{});
-    case DType::kBF16: return body(Bf16{});
-    default: CHECK(false, "not a floating-point dtype: {}", dtype_name(dtype));
+    case DType::kF64:
+      return body(double{});
+    case DType::kF32:
+      return body(float{});
+    case DType::kBF16:
+      return body(Bf16{});
+    default:
+      CHECK(false, "not a floating-point dtype: {}", dtype_name(dtype));
   }
 }
 
