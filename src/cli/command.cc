@@ -1,0 +1,164 @@
+#include "cli/command.h"
+
+#include <algorithm>
+#include <cerrno>
+#include <csignal>
+#include <cstdio>
+#include <cstring>
+#include <numeric>
+#include <vector>
+
+#include "base/error.h"
+#include "base/log.h"
+
+namespace rorqual {
+namespace {
+
+constexpr int kOutputClosed = 128 + SIGPIPE;
+
+// Levenshtein distance: how many letters to change, add or drop.
+size_t edit_distance(std::string_view a, std::string_view b) {
+  std::vector<size_t> row(b.size() + 1);
+  std::iota(row.begin(), row.end(), size_t{0});
+  for (size_t i = 0; i < a.size(); ++i) {
+    size_t diagonal = row[0];
+    row[0] = i + 1;
+    for (size_t j = 0; j < b.size(); ++j) {
+      const size_t replaced = diagonal + (a[i] != b[j]);
+      diagonal = row[j + 1];
+      row[j + 1] = std::min({replaced, diagonal + 1, row[j] + 1});
+    }
+  }
+  return row.back();
+}
+
+// "; did you mean X?" where a candidate is near, else nothing.
+std::string suggestion(std::string_view word, const std::vector<std::string>& candidates) {
+  const std::string* best = nullptr;
+  size_t best_distance = 3;
+  for (const std::string& candidate : candidates) {
+    const size_t distance = edit_distance(word, candidate);
+    if (distance < best_distance && distance < word.size()) best = &candidate, best_distance = distance;
+  }
+  return best ? "; did you mean " + *best + "?" : "";
+}
+
+std::vector<std::string> command_names(const CLI::App& app) {
+  std::vector<std::string> names;
+  for (const CLI::App* command : app.get_subcommands([](const CLI::App*) { return true; }))
+    names.push_back(command->get_name());
+  return names;
+}
+
+std::vector<std::string> option_names(const CLI::App& app) {
+  std::vector<std::string> names;
+  for (const CLI::Option* option : app.get_options())
+    for (const std::string& name : option->get_lnames()) names.push_back("--" + name);
+  return names;
+}
+
+std::string full_name(const CLI::App& app) {
+  return app.get_parent() ? full_name(*app.get_parent()) + " " + app.get_name() : app.get_name();
+}
+
+// The command that the parser had reached when it stopped.
+const CLI::App& reached_command(const CLI::App& app) {
+  const auto parsed = app.get_subcommands();
+  return parsed.empty() ? app : reached_command(*parsed.back());
+}
+
+// What is wrong with the command line, in words that name the option.
+std::string parse_message(const CLI::App& command, const CLI::ParseError& error) {
+  const std::vector<std::string> unknown = command.remaining();
+  const bool has_commands = !command_names(command).empty();
+  if (unknown.empty()) {
+    if (has_commands && command.get_subcommands().empty()) return "which command?";
+    return error.what();
+  }
+  const auto flag = std::find_if(unknown.begin(), unknown.end(), [](const std::string& word) { return word.starts_with("-"); });
+  if (flag != unknown.end()) {
+    const std::string name = flag->substr(0, flag->find('='));
+    return fmt::format("unknown option {}{}", name, suggestion(name, option_names(command)));
+  }
+  const std::string& word = unknown.front();
+  if (has_commands) return fmt::format("unknown command '{}'{}", word, suggestion(word, command_names(command)));
+  return fmt::format("unexpected argument '{}'", word);
+}
+
+int report_parse_error(const CLI::App& app, const CLI::ParseError& error) {
+  const CLI::App& command = reached_command(app);
+  const std::string name = full_name(command);
+  info("{}: {}", name, parse_message(command, error));
+  info("'{} --help' shows how to use it", name);
+  return static_cast<int>(ErrorKind::kUsage);
+}
+
+void write_output(std::string_view text) {
+  errno = 0;
+  const bool written = std::fwrite(text.data(), 1, text.size(), stdout) == text.size() && std::fflush(stdout) == 0;
+  if (written) return;
+  if (errno == EPIPE) throw OutputClosed{};
+  fail("cannot write to standard output: {}", std::strerror(errno));
+}
+
+int parse_and_run(CLI::App& app, int argc, const char* const* argv) {
+  try {
+    app.parse(argc, argv);
+  } catch (const CLI::CallForHelp&) {
+    print_text(app.help());
+  } catch (const CLI::CallForVersion& version) {
+    print_text(std::string(version.what()) + "\n");
+  } catch (const CLI::ParseError& error) {
+    return report_parse_error(app, error);
+  }
+  print_text("");  // a write of the command's that failed at the flush
+  return 0;
+}
+
+}  // namespace
+
+CLI::App* add_command(CLI::App& parent, const std::string& name, const std::string& description, std::string_view example) {
+  CLI::App* command = parent.add_subcommand(name, description);
+  std::string footer = "Example:\n  ";
+  for (const char c : example) footer += c == '\n' ? std::string("\n  ") : std::string(1, c);
+  command->footer(footer);
+  return command;
+}
+
+void add_json_flag(CLI::App& command, bool& json) {
+  command.add_flag("--json", json, "print exactly one JSON object on standard output");
+}
+
+void print_text(std::string_view text) {
+  write_output(text);
+}
+
+void print_json(const nlohmann::ordered_json& object) {
+  CHECK(object.is_object());
+  write_output(object.dump(2, ' ', false, nlohmann::ordered_json::error_handler_t::replace) + "\n");
+}
+
+int run_program(int argc, const char* const* argv, std::span<const AddCommand> commands) {
+  // A reader that goes away is an error of the write, not the death of a run that still has a checkpoint to save.
+  std::signal(SIGPIPE, SIG_IGN);
+  try {
+    CLI::App app("Trains, evaluates and serves DeepSeek-V3-style mixture-of-experts language models.", "rorqual");
+    app.set_version_flag("--version", "rorqual " RORQUAL_VERSION);
+    app.require_subcommand(1);
+    app.footer("Example:\n  rorqual train tiny --data texts/ --out run");
+    for (const AddCommand add : commands) add(app);
+    return parse_and_run(app, argc, argv);
+  } catch (const OutputClosed&) {
+    return kOutputClosed;
+  } catch (const Error& error) {
+    info("rorqual: {}", error.what());
+    return error.exit_code();
+  } catch (const std::bad_alloc&) {
+    info("rorqual: out of memory: choose a smaller model, micro-batch or sequence, or free memory on this machine");
+  } catch (const std::exception& error) {
+    info("rorqual: unexpected failure: {}", error.what());
+  }
+  return static_cast<int>(ErrorKind::kRuntime);
+}
+
+}  // namespace rorqual

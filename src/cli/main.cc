@@ -1,0 +1,11 @@
+#include "cli/command.h"
+
+int main(int argc, char** argv) {
+  using namespace rorqual;
+  // The list of commands, in the order of --help. A new command: its file, its line in command.h, its line here.
+  static constexpr AddCommand kCommands[] = {
+      add_doctor,
+      add_completion,
+  };
+  return run_program(argc, argv, kCommands);
+}
