@@ -1,0 +1,67 @@
+// Weights into panels: every element converted once, from the source's type straight to the panel's.
+#include <algorithm>
+#include <vector>
+
+#include "kernels/gemm/block.h"
+#include "kernels/gemm/gemm.h"
+
+namespace rorqual {
+namespace {
+
+// One panel of one weight.
+struct PackTask {
+  size_t weight = 0;
+  int64_t panel_begin = 0, panel_end = 0;
+};
+
+constexpr int64_t kElementsPerTask = 1 << 16;
+
+template <class To, class From>
+void pack_panel(const PackWeightArgs& args, int64_t panel) {
+  const PackedWeight& w = args.packed;
+  To* out = static_cast<To*>(w.data) + panel * gemm::panel_elements(w.k);
+  const int64_t n0 = panel * 16, width = std::min<int64_t>(16, w.n - n0);
+  if (width < 16 || w.k % 2 != 0) std::fill_n(out, gemm::panel_elements(w.k), To{});
+  const auto* source = static_cast<const From*>(args.source.data);
+  const int64_t stride = args.source.stride;
+  if (args.transposed == Transposed::kYes) {
+    for (int64_t k = 0; k < w.k; ++k)
+      for (int64_t n = 0; n < width; ++n)
+        out[gemm::panel_index<To>(n, k)] = static_cast<To>(static_cast<compute_t<From>>(source[k * stride + n0 + n]));
+  } else {
+    for (int64_t n = 0; n < width; ++n)
+      for (int64_t k = 0; k < w.k; ++k)
+        out[gemm::panel_index<To>(n, k)] = static_cast<To>(static_cast<compute_t<From>>(source[(n0 + n) * stride + k]));
+  }
+}
+
+void check(const PackWeightArgs& args) {
+  const PackedWeight& w = args.packed;
+  const bool transposed = args.transposed == Transposed::kYes;
+  CHECK(args.source.rows == (transposed ? w.k : w.n) && args.source.cols == (transposed ? w.n : w.k),
+        "pack_weights: source [{}, {}] for n = {}, k = {}", args.source.rows, args.source.cols, w.n, w.k);
+  CHECK(reinterpret_cast<uintptr_t>(w.data) % 64 == 0, "pack_weights: packed data not aligned to 64 bytes");
+}
+
+}  // namespace
+
+void pack_weights(std::span<const PackWeightArgs> list, const Stream& stream) {
+  std::vector<PackTask> tasks;
+  for (size_t i = 0; i < list.size(); ++i) {
+    check(list[i]);
+    const int64_t panels = (list[i].packed.n + 15) / 16;
+    const int64_t step = std::max<int64_t>(1, kElementsPerTask / std::max<int64_t>(1, gemm::panel_elements(list[i].packed.k)));
+    for (int64_t p = 0; p < panels; p += step) tasks.push_back({i, p, std::min(p + step, panels)});
+  }
+  stream.parallel(static_cast<int64_t>(tasks.size()), [&](int64_t t) {
+    const PackTask& task = tasks[static_cast<size_t>(t)];
+    const PackWeightArgs& args = list[task.weight];
+    visit_float(args.packed.dtype, [&](auto to) {
+      visit_float(args.source.dtype, [&](auto from) {
+        for (int64_t p = task.panel_begin; p < task.panel_end; ++p) pack_panel<decltype(to), decltype(from)>(args, p);
+      });
+    });
+  });
+}
+
+}  // namespace rorqual
