@@ -1,0 +1,26 @@
+#include "exchange/exchange.h"
+
+#include "kernels/elementwise/elementwise.h"
+
+namespace rorqual {
+
+void dispatch_rows(const DispatchPlan& plan, const Tensor& x, const Tensor& out, const Stream& stream) {
+  CHECK(out.rows == plan.rows && x.rows == plan.tokens);
+  gather_rows({x, plan.source_token.data(), out}, stream);
+}
+
+void combine_rows(const DispatchPlan& plan, const Tensor& x, DType payload, const Tensor& base, const Tensor& y,
+                  const Stream& stream) {
+  CHECK(x.rows == plan.rows && y.rows == plan.tokens);
+  combine_rows({x, plan.row_of_choice.data(), plan.node_of_choice.data(), plan.top_k, payload, base, y}, stream);
+}
+
+void dispatch_scalars(const DispatchPlan& plan, const Tensor& choice, const Tensor& row, const Stream& stream) {
+  gather_rows({choice, plan.source_choice.data(), row}, stream);
+}
+
+void return_scalars(const DispatchPlan& plan, const Tensor& row, const Tensor& choice, const Stream& stream) {
+  gather_rows({row, plan.row_of_choice.data(), choice}, stream);
+}
+
+}  // namespace rorqual

@@ -1,0 +1,102 @@
+#include "model/weights.h"
+
+#include <algorithm>
+
+#include "base/file.h"
+#include "base/rng.h"
+
+namespace rorqual {
+
+GradientLayout::GradientLayout(const TensorList& list, const ModelConfig& c)
+    : list_(&list), dense_elements_(list.dense_elements()), expert_elements_(list.expert_elements()) {
+  auto add = [&](size_t tensor) {
+    dense_elements_ = (dense_elements_ + 15) / 16 * 16;
+    extra_.push_back({tensor, dense_elements_});
+    dense_elements_ += list[tensor].count();
+  };
+  const size_t embedding = list.at("model.embed_tokens.weight");
+  const int64_t depth = c.num_nextn_predict_layers;
+  const int64_t embedding_uses = c.tie_word_embeddings ? 2 * (depth + 1) : depth + 1;
+  for (int64_t use = 1; use < embedding_uses; ++use) add(embedding);
+  if (!c.tie_word_embeddings)
+    for (int64_t use = 1; use < depth + 1; ++use) add(list.at("lm_head.weight"));
+}
+
+int64_t GradientLayout::offset(size_t tensor, int use) const {
+  if (use == 0) return (*list_)[tensor].offset;
+  for (const GradientUse& u : extra_)
+    if (u.tensor == tensor && --use == 0) return u.offset;
+  CHECK(false, "tensor {} has no such use", (*list_)[tensor].name);
+}
+
+Tensor GradientBuffer::of(size_t tensor, int use) const {
+  const TensorSpec& s = (*list)[tensor];
+  const Tensor& region = s.in_expert_region() ? expert : dense;
+  return {region.col_range(layout->offset(tensor, use), s.count()).data, region.dtype, s.rows, s.cols};
+}
+
+Tensor GradientBuffer::of(const Linear& linear, int use) const {
+  const Tensor first = of(linear.tensor, use);
+  return {first.data, first.dtype, linear.n, linear.k};
+}
+
+Weights::Weights(const ModelConfig& config, const Precision& precision, bool training, Arena& arena)
+    : config_(config), precision_(precision), training_(training), arena_(arena), list_(config) {
+  dense_ = arena.tensor(MemoryClass::kMasterWeights, precision.full, 1, list_.dense_elements());
+  expert_ = arena.tensor(MemoryClass::kMasterWeights, precision.full, 1, list_.expert_elements());
+}
+
+Tensor Weights::master(size_t tensor) const {
+  const TensorSpec& s = list_[tensor];
+  const Tensor& region = s.in_expert_region() ? expert_ : dense_;
+  return {region.col_range(s.offset, s.count()).data, region.dtype, s.rows, s.cols};
+}
+
+void Weights::initialise(double standard_deviation, uint64_t seed, const Stream& stream) {
+  for (size_t i = 0; i < list_.size(); ++i) {
+    const Tensor w = master(i);
+    const Role role = list_[i].role;
+    // The key is the tensor's name, so that a weight does not depend on what else the model has.
+    const uint64_t key = hash_bytes(list_[i].name.data(), static_cast<int64_t>(list_[i].name.size()));
+    constexpr int64_t kBlock = 1 << 14;
+    stream.parallel((w.count() + kBlock - 1) / kBlock, [&](int64_t block) {
+      visit_float(w.dtype, [&](auto zero) {
+        using T = decltype(zero);
+        T* out = static_cast<T*>(w.data);
+        for (int64_t e = block * kBlock; e < std::min((block + 1) * kBlock, w.count()); ++e) {
+          double value = role == Role::kNorm ? 1 : 0;
+          if (role != Role::kNorm && role != Role::kRouterBias)
+            value =
+                standard_deviation * random_normal({seed ^ key, RandomPurpose::kInitialise, 0, 0}, static_cast<uint64_t>(e));
+          out[e] = static_cast<T>(static_cast<float>(value));  // the same start in every precision
+        }
+      });
+    });
+  }
+}
+
+const Linear& Weights::add_linear(size_t tensor, int tensors, DType dtype) {
+  auto linear = std::make_unique<Linear>();
+  linear->tensor = tensor;
+  linear->k = list_[tensor].cols;
+  for (size_t i = tensor; i < tensor + static_cast<size_t>(tensors); ++i) {
+    CHECK(list_[i].cols == linear->k && list_[i].offset == list_[tensor].offset + linear->n * linear->k,
+          "{} does not adjoin {}", list_[i].name, list_[tensor].name);
+    linear->n += list_[i].rows;
+  }
+  const Tensor source(master(tensor).data, precision_.full, linear->n, linear->k);
+  auto pack = [&](PackedWeight& packed, int64_t n, int64_t k, Transposed transposed) {
+    packed = {arena_.bytes(MemoryClass::kPackedWeights, PackedWeight::bytes(dtype, n, k)), dtype, n, k};
+    packing_.push_back({source, transposed, packed});
+  };
+  pack(linear->forward, linear->n, linear->k, Transposed::kNo);
+  if (training_) pack(linear->backward, linear->k, linear->n, Transposed::kYes);
+  linears_.push_back(std::move(linear));
+  return *linears_.back();
+}
+
+void Weights::pack(const Stream& stream) {
+  pack_weights(packing_, stream);
+}
+
+}  // namespace rorqual
