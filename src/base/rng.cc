@@ -15,7 +15,9 @@ uint64_t mix(uint64_t z) {
   return z ^ (z >> 31);
 }
 
-std::array<uint32_t, 4> philox(std::array<uint32_t, 4> c, uint32_t k0, uint32_t k1) {
+}  // namespace
+
+std::array<uint32_t, 4> detail::philox(std::array<uint32_t, 4> c, uint32_t k0, uint32_t k1) {
   for (int round = 0; round < 10; ++round) {
     const uint64_t p0 = uint64_t{0xD2511F53} * c[0];
     const uint64_t p1 = uint64_t{0xCD9E8D57} * c[2];
@@ -27,16 +29,14 @@ std::array<uint32_t, 4> philox(std::array<uint32_t, 4> c, uint32_t k0, uint32_t 
   return c;
 }
 
-}  // namespace
-
 std::array<uint32_t, 4> random_words(const RandomKey& key, uint64_t position) {
   CHECK(key.step < (uint64_t{1} << 48) && key.layer < (1u << 16), "step {} layer {}", key.step, key.layer);
   // The 64-bit Philox key holds seed and purpose; the 128-bit counter holds position, step and layer.
   const uint64_t k = mix(key.seed + 0x9e3779b97f4a7c15ULL * (static_cast<uint64_t>(key.purpose) + 1));
   const uint64_t step_layer = key.step * 0x10000u + key.layer;
-  return philox({static_cast<uint32_t>(position), static_cast<uint32_t>(position >> 32), static_cast<uint32_t>(step_layer),
-                 static_cast<uint32_t>(step_layer >> 32)},
-                static_cast<uint32_t>(k), static_cast<uint32_t>(k >> 32));
+  return detail::philox({static_cast<uint32_t>(position), static_cast<uint32_t>(position >> 32),
+                         static_cast<uint32_t>(step_layer), static_cast<uint32_t>(step_layer >> 32)},
+                        static_cast<uint32_t>(k), static_cast<uint32_t>(k >> 32));
 }
 
 uint64_t random_u64(const RandomKey& key, uint64_t position) {

@@ -24,6 +24,12 @@ struct RandomKey {
   uint32_t layer = 0;  // below 2^16
 };
 
+namespace detail {
+// The raw function of the paper, ten rounds: counter and key to four words. For its known answers; draw from the functions
+// below.
+std::array<uint32_t, 4> philox(std::array<uint32_t, 4> counter, uint32_t key0, uint32_t key1);
+}  // namespace detail
+
 // Four independent 32-bit words for one position.
 std::array<uint32_t, 4> random_words(const RandomKey& key, uint64_t position);
 uint64_t random_u64(const RandomKey& key, uint64_t position);
