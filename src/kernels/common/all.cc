@@ -1,0 +1,25 @@
+#include "kernels/common/all.h"
+
+#include "kernels/elementwise/elementwise.h"
+#include "kernels/rmsnorm/rmsnorm.h"
+#include "kernels/rope/rope.h"
+#include "kernels/swiglu/swiglu.h"
+
+namespace rorqual {
+
+// A kernel's own line each: an operation that is missing here is missing from `rorqual doctor`.
+std::vector<KernelSummary> all_kernels() {
+  std::vector<KernelSummary> all;
+  append_summaries("rmsnorm forward", rmsnorm_forward_kernels(), all);
+  append_summaries("rmsnorm input gradient", rmsnorm_input_gradient_kernels(), all);
+  append_summaries("rmsnorm weight gradient", rmsnorm_weight_gradient_kernels(), all);
+  append_summaries("swiglu forward", swiglu_forward_kernels(), all);
+  append_summaries("swiglu backward", swiglu_backward_kernels(), all);
+  append_summaries("rope", rope_kernels(), all);
+  append_summaries("convert", convert_kernels(), all);
+  append_summaries("gather rows", gather_rows_kernels(), all);
+  append_summaries("combine rows", combine_rows_kernels(), all);
+  return all;
+}
+
+}  // namespace rorqual

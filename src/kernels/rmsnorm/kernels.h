@@ -1,0 +1,27 @@
+// What each instruction set gives for RMSNorm: a range of rows, a block of rows. select.cc cuts the work and runs the tasks.
+#pragma once
+
+#include "kernels/rmsnorm/rmsnorm.h"
+
+namespace rorqual {
+
+inline constexpr int64_t kRmsNormBlockRows = 128;  // of the weight gradient
+
+#define RORQUAL_RMSNORM_KERNELS                                                                        \
+  void forward_rows(const RmsNormForwardArgs& args, int64_t begin, int64_t end);                       \
+  void input_gradient_rows(const RmsNormInputGradientArgs& args, int64_t begin, int64_t end);          \
+  /* partial[d] = the sum over rows [begin, end), from zero, rows ascending; F32, or F64 if d_w is. */ \
+  void weight_gradient_block(const RmsNormWeightGradientArgs& args, int64_t begin, int64_t end, void* partial);
+
+namespace rmsnorm_reference {
+RORQUAL_RMSNORM_KERNELS
+}
+namespace rmsnorm_avx2 {
+RORQUAL_RMSNORM_KERNELS
+}
+namespace rmsnorm_avx512 {
+RORQUAL_RMSNORM_KERNELS
+}
+#undef RORQUAL_RMSNORM_KERNELS
+
+}  // namespace rorqual

@@ -1,0 +1,103 @@
+// RMSNorm: checks of arguments, the cut into tasks, the tables of rows.
+#include <array>
+#include <vector>
+
+#include "kernels/common/partition.h"
+#include "kernels/rmsnorm/kernels.h"
+
+namespace rorqual {
+namespace {
+
+void check_shapes(const Tensor& a, const Tensor& b) {
+  CHECK(a.rows == b.rows && a.cols == b.cols, "[{}, {}] and [{}, {}]", a.rows, a.cols, b.rows, b.cols);
+}
+void check_weight(const Tensor& w, const Tensor& x) {
+  CHECK(w.rows == 1 && w.cols == x.cols, "[{}, {}] for {} columns", w.rows, w.cols, x.cols);
+  CHECK(w.dtype == (x.dtype == DType::kF64 ? DType::kF64 : DType::kF32), "{} for x {}", dtype_name(w.dtype),
+        dtype_name(x.dtype));
+}
+
+template <auto kRows>
+void run_forward(const RmsNormForwardArgs& args, const Stream& stream) {
+  check_shapes(args.x, args.y);
+  check_weight(args.w, args.x);
+  parallel_ranges(stream, args.x.rows, args.x.cols * (size_of(args.x.dtype) + size_of(args.y.dtype)),
+                  [&](int64_t begin, int64_t end) { kRows(args, begin, end); });
+}
+
+template <auto kRows>
+void run_input_gradient(const RmsNormInputGradientArgs& args, const Stream& stream) {
+  check_shapes(args.x, args.d_y);
+  check_shapes(args.x, args.d_x);
+  check_weight(args.w, args.x);
+  const int64_t bytes = args.x.cols * (size_of(args.x.dtype) + size_of(args.d_y.dtype) + size_of(args.d_x.dtype));
+  parallel_ranges(stream, args.x.rows, bytes, [&](int64_t begin, int64_t end) { kRows(args, begin, end); });
+}
+
+// The blocks' sums, then their sum in order.
+template <auto kBlock, class C>
+void sum_blocks(const RmsNormWeightGradientArgs& args, const Stream& stream) {
+  const int64_t rows = args.x.rows, d = args.x.cols;
+  const int64_t blocks = (rows + kRmsNormBlockRows - 1) / kRmsNormBlockRows;
+  std::vector<C> partial(static_cast<size_t>(blocks * d));
+  const int64_t bytes = kRmsNormBlockRows * d * (size_of(args.x.dtype) + size_of(args.d_y.dtype));
+  parallel_ranges(stream, blocks, bytes, [&](int64_t begin, int64_t end) {
+    for (int64_t b = begin; b < end; ++b)
+      kBlock(args, b * kRmsNormBlockRows, std::min(rows, (b + 1) * kRmsNormBlockRows), partial.data() + b * d);
+  });
+  C* d_w = args.d_w.ptr<C>();
+  for (int64_t b = 0; b < blocks; ++b)
+    for (int64_t i = 0; i < d; ++i) d_w[i] += partial[static_cast<size_t>(b * d + i)];
+}
+
+template <auto kBlock>
+void run_weight_gradient(const RmsNormWeightGradientArgs& args, const Stream& stream) {
+  check_shapes(args.x, args.d_y);
+  check_weight(args.d_w, args.x);
+  if (args.x.dtype == DType::kF64)
+    sum_blocks<kBlock, double>(args, stream);
+  else
+    sum_blocks<kBlock, float>(args, stream);
+}
+
+template <class Args>
+std::string refuse_nothing(const Args&) {
+  return {};
+}
+
+}  // namespace
+
+std::span<const KernelRow<RmsNormForwardArgs>> rmsnorm_forward_kernels() {
+  static const std::array rows = {
+      KernelRow<RmsNormForwardArgs>{"reference", Isa::kReference, refuse_nothing, run_forward<rmsnorm_reference::forward_rows>},
+  };
+  return rows;
+}
+
+std::span<const KernelRow<RmsNormInputGradientArgs>> rmsnorm_input_gradient_kernels() {
+  static const std::array rows = {
+      KernelRow<RmsNormInputGradientArgs>{"reference", Isa::kReference, refuse_nothing,
+                                          run_input_gradient<rmsnorm_reference::input_gradient_rows>},
+  };
+  return rows;
+}
+
+std::span<const KernelRow<RmsNormWeightGradientArgs>> rmsnorm_weight_gradient_kernels() {
+  static const std::array rows = {
+      KernelRow<RmsNormWeightGradientArgs>{"reference", Isa::kReference, refuse_nothing,
+                                           run_weight_gradient<rmsnorm_reference::weight_gradient_block>},
+  };
+  return rows;
+}
+
+void rmsnorm_forward(const RmsNormForwardArgs& args, const Stream& stream) {
+  run_best(rmsnorm_forward_kernels(), args, stream);
+}
+void rmsnorm_input_gradient(const RmsNormInputGradientArgs& args, const Stream& stream) {
+  run_best(rmsnorm_input_gradient_kernels(), args, stream);
+}
+void rmsnorm_weight_gradient(const RmsNormWeightGradientArgs& args, const Stream& stream) {
+  run_best(rmsnorm_weight_gradient_kernels(), args, stream);
+}
+
+}  // namespace rorqual

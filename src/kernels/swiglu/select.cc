@@ -1,0 +1,72 @@
+// SwiGLU: checks of arguments, the cut into tasks, the tables of rows.
+#include <array>
+
+#include "kernels/common/partition.h"
+#include "kernels/swiglu/kernels.h"
+
+namespace rorqual {
+namespace {
+
+void check_shapes(const Tensor& gate_up, const Tensor& h) {
+  CHECK(gate_up.rows == h.rows && gate_up.cols == 2 * h.cols, "[{}, {}] for [{}, {}]", gate_up.rows, gate_up.cols, h.rows,
+        h.cols);
+}
+void check_per_row(const Tensor& weight, const Tensor& gate_up) {
+  if (!weight) return;
+  CHECK(weight.rows == 1 && weight.cols == gate_up.rows, "[{}, {}] for {} rows", weight.rows, weight.cols, gate_up.rows);
+  CHECK(weight.dtype == (gate_up.dtype == DType::kF64 ? DType::kF64 : DType::kF32), "{} for {}", dtype_name(weight.dtype),
+        dtype_name(gate_up.dtype));
+}
+
+template <auto kRows>
+void run_forward(const SwiGluForwardArgs& args, const Stream& stream) {
+  check_shapes(args.gate_up, args.h);
+  check_per_row(args.weight, args.gate_up);
+  parallel_ranges(stream, args.h.rows, args.h.cols * (2 * size_of(args.gate_up.dtype) + size_of(args.h.dtype)),
+                  [&](int64_t begin, int64_t end) { kRows(args, begin, end); });
+}
+
+template <auto kRows>
+void run_backward(const SwiGluBackwardArgs& args, const Stream& stream) {
+  check_shapes(args.gate_up, args.d_h);
+  check_shapes(args.d_gate_up, args.d_h);
+  check_per_row(args.weight, args.gate_up);
+  check_per_row(args.d_weight, args.gate_up);
+  CHECK(args.d_gate_up.data != args.gate_up.data ||
+            (args.d_gate_up.dtype == args.gate_up.dtype && args.d_gate_up.stride == args.gate_up.stride),
+        "in place, but types or strides differ");
+  const int64_t bytes =
+      args.d_h.cols * (2 * size_of(args.gate_up.dtype) + size_of(args.d_h.dtype) + 2 * size_of(args.d_gate_up.dtype));
+  parallel_ranges(stream, args.d_h.rows, bytes, [&](int64_t begin, int64_t end) { kRows(args, begin, end); });
+}
+
+template <class Args>
+std::string refuse_nothing(const Args&) {
+  return {};
+}
+
+}  // namespace
+
+std::span<const KernelRow<SwiGluForwardArgs>> swiglu_forward_kernels() {
+  static const std::array rows = {
+      KernelRow<SwiGluForwardArgs>{"reference", Isa::kReference, refuse_nothing, run_forward<swiglu_reference::forward_rows>},
+  };
+  return rows;
+}
+
+std::span<const KernelRow<SwiGluBackwardArgs>> swiglu_backward_kernels() {
+  static const std::array rows = {
+      KernelRow<SwiGluBackwardArgs>{"reference", Isa::kReference, refuse_nothing,
+                                    run_backward<swiglu_reference::backward_rows>},
+  };
+  return rows;
+}
+
+void swiglu_forward(const SwiGluForwardArgs& args, const Stream& stream) {
+  run_best(swiglu_forward_kernels(), args, stream);
+}
+void swiglu_backward(const SwiGluBackwardArgs& args, const Stream& stream) {
+  run_best(swiglu_backward_kernels(), args, stream);
+}
+
+}  // namespace rorqual
