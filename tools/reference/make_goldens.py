@@ -24,6 +24,7 @@ from model import Model, is_routing_bias, tensor_shapes
 
 REPOSITORY = os.path.dirname(os.path.dirname(os.path.dirname(os.path.abspath(__file__))))
 GOLDEN_FOLDER = os.path.join(REPOSITORY, "tests", "golden", "model")
+FILES = ("config.json", "weights.safetensors", "golden.safetensors")
 
 
 def initial_state(config, seed):
@@ -124,7 +125,8 @@ def find_seed(config):
     raise SystemExit("no seed found")
 
 
-def write(folder, name, manifest):
+def write(folder, name, manifest, quiet=False):
+    """Write one golden below folder and enter it into the manifest."""
     config = CONFIGS[name]
     seed = config["rorqual"]["seed"]
     try:
@@ -139,7 +141,7 @@ def write(folder, name, manifest):
     safetensors.torch.save_file({k: x.contiguous() for k, x in weights.items()}, os.path.join(here, "weights.safetensors"))
     safetensors.torch.save_file({k: x.contiguous() for k, x in golden.items()}, os.path.join(here, "golden.safetensors"))
     files = {}
-    for file_name in ("config.json", "weights.safetensors", "golden.safetensors"):
+    for file_name in FILES:
         os.chmod(os.path.join(here, file_name), 0o644)
         with open(os.path.join(here, file_name), "rb") as file:
             data = file.read()
@@ -151,6 +153,8 @@ def write(folder, name, manifest):
         "clipped_steps": int((golden["grad_norms10"] > config["rorqual"]["clip_norm"]).sum()),
         "files": files,
     }
+    if quiet:
+        return
     margin = f"{least:.2e}" if math.isfinite(least) else "none"
     print(f"{name}: {sum(w.numel() for w in weights.values())} parameters, loss {golden['total_loss'].item():.4f} -> "
           f"{golden['losses10'][-1].item():.4f}, grad norm {golden['grad_norm'].item():.3f}, margin {margin}, "
