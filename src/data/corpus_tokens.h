@@ -12,6 +12,7 @@
 #include "data/corpus.h"
 #include "data/dataset.h"
 #include "data/shard.h"
+#include "data/tokenizer.h"
 
 namespace rorqual {
 
@@ -22,6 +23,10 @@ struct Encoder {
   uint64_t fingerprint = 0;
   int64_t vocab_size = 0;
 };
+
+Encoder encoder_of(const Tokenizer& tokenizer);
+// What TrainingSet and HeldoutSet need of a tokenizer and of the model's vocabulary (at least as large).
+TokenIds token_ids(const Tokenizer& tokenizer, int64_t model_vocab_size);
 
 struct TokenizeOptions {
   double heldout_fraction = kDefaultHeldoutFraction;  // [0, 1)
