@@ -1,0 +1,174 @@
+#include "model/mla.h"
+
+#include "kernels/rope/rope.h"
+#include "model/ops.h"
+
+namespace rorqual {
+
+Mla::Mla(const ModelConfig& c, Weights& weights, int64_t layer) : config_(c) {
+  const TensorList& list = weights.list();
+  const std::string p = layer_prefix(layer);
+  const DType compute = weights.precision().compute;
+  const bool lora = c.q_lora_rank > 0;
+  norm_tensor_ = list.at(p + "input_layernorm.weight");
+  kv_norm_tensor_ = list.at(p + "self_attn.kv_a_layernorm.weight");
+  norm_ = weights.master(norm_tensor_);
+  kv_norm_ = weights.master(kv_norm_tensor_);
+  down_ = &weights.add_linear(list.at(p + (lora ? "self_attn.q_a_proj.weight" : "self_attn.q_proj.weight")), 2, compute);
+  if (lora) {
+    q_norm_tensor_ = list.at(p + "self_attn.q_a_layernorm.weight");
+    q_norm_ = weights.master(q_norm_tensor_);
+    q_up_ = &weights.add_linear(list.at(p + "self_attn.q_b_proj.weight"), 1, compute);
+  }
+  kv_up_ = &weights.add_linear(list.at(p + "self_attn.kv_b_proj.weight"), 1, compute);
+  out_ = &weights.add_linear(list.at(p + "self_attn.o_proj.weight"), 1, compute);
+  q_cols_ = lora ? c.q_lora_rank : c.num_attention_heads * c.qk_head_dim();
+}
+
+AttentionShape Mla::shape() const {
+  const int64_t heads = config_.num_attention_heads;
+  return {heads, heads, config_.qk_nope_head_dim, config_.qk_rope_head_dim, config_.v_head_dim, config_.attention_scale()};
+}
+
+void Mla::rotate(const Pass& p, const BlockState& s, const Tensor& q, const Tensor& k_rope, bool inverse) const {
+  const int32_t* position = s.layout->position.data();
+  const int64_t rope_dim = config_.qk_rope_head_dim;
+  if (q)
+    rope({q, config_.num_attention_heads, config_.qk_head_dim(), config_.qk_nope_head_dim, rope_dim, p.rope_table, position,
+          true, inverse},
+         *p.stream);
+  if (k_rope) rope({k_rope, 1, rope_dim, 0, rope_dim, p.rope_table, position, true, inverse}, *p.stream);
+}
+
+void Mla::norm_input(const Pass& p, BlockState& s, Arena& arena) const {
+  s.attention.in = compute_tensor(p, arena, s.x.rows, s.x.cols);
+  norm_forward(p, s.x, norm_, s.attention.in);
+}
+
+// From the cached latents to queries, keys and values: the up-projections, computed again in backward (report §3.2.3).
+void Mla::expand(const Pass& p, BlockState& s, Arena& arena) const {
+  AttentionState& a = s.attention;
+  const int64_t rows = s.x.rows;
+  if (q_up_) {
+    a.q_latent = compute_tensor(p, arena, rows, q_cols_);
+    norm_forward(p, a.down.col_range(0, q_cols_), q_norm_, a.q_latent);
+    a.q = compute_tensor(p, arena, rows, q_up_->n);
+    project(p, a.q_latent, q_up_->forward, a.q);
+    rotate(p, s, a.q, {}, false);
+  } else {
+    a.q = a.down.col_range(0, q_cols_);  // rotated in place by forward
+  }
+  a.kv_latent = compute_tensor(p, arena, rows, config_.kv_lora_rank);
+  norm_forward(p, a.down.col_range(q_cols_, config_.kv_lora_rank), kv_norm_, a.kv_latent);
+  a.kv = compute_tensor(p, arena, rows, kv_up_->n);
+  project(p, a.kv_latent, kv_up_->forward, a.kv);
+}
+
+void Mla::forward(const Pass& p, BlockState& s) const {
+  AttentionState& a = s.attention;
+  const int64_t rows = s.x.rows;
+  norm_input(p, s, s.kept(p.recompute));
+  a.down = compute_tensor(p, *s.saved, rows, down_->n);
+  project(p, a.in, down_->forward, a.down);
+  Tensor k_rope = a.down.col_range(q_cols_ + config_.kv_lora_rank, config_.qk_rope_head_dim);
+  rotate(p, s, q_up_ ? Tensor{} : a.down.col_range(0, q_cols_), k_rope, false);
+  expand(p, s, s.kept(p.recompute));
+
+  Tensor kv = a.kv;
+  if (s.cache) {
+    const int64_t begin = s.layout->sequences.front().k_end - rows;
+    copy(p, kv, s.cache->kv.row_range(begin, rows));
+    copy(p, k_rope, s.cache->k_rope.row_range(begin, rows));
+    kv = s.cache->kv;
+    k_rope = s.cache->k_rope;
+  }
+  const AttentionShape shape = this->shape();
+  const int64_t stride = shape.nope_dim + shape.v_dim;
+  a.o = compute_tensor(p, *s.saved, rows, shape.heads * shape.v_dim);
+  if (p.training) a.lse = full_tensor(p, *s.saved, shape.heads, rows);
+  attention_forward({.shape = shape,
+                     .sequences = s.layout->sequences,
+                     .segment_start = s.layout->segment_start,
+                     .q = a.q,
+                     .k = kv,
+                     .k_head_stride = stride,
+                     .k_rope = k_rope,
+                     .v = kv.col_range(shape.nope_dim, kv.cols - shape.nope_dim),
+                     .v_head_stride = stride,
+                     .o = a.o,
+                     .lse = a.lse},
+                    *p.stream);
+  s.h = full_tensor(p, *s.saved, rows, s.x.cols);
+  copy(p, s.x, s.h);
+  project(p, a.o, out_->forward, s.h, true);
+}
+
+void Mla::input_gradient(const Pass& p, BlockState& s) const {
+  AttentionState& a = s.attention;
+  Arena& scratch = *s.scratch;
+  const int64_t rows = s.x.rows;
+  const AttentionShape shape = this->shape();
+  a.d_out = compute_tensor(p, scratch, rows, s.d.cols);
+  copy(p, s.d, a.d_out);
+  const Tensor d_o = compute_tensor(p, scratch, rows, a.o.cols);
+  project(p, a.d_out, out_->backward, d_o);
+  if (p.recompute) expand(p, s, scratch);
+
+  const int64_t latent = config_.kv_lora_rank, stride = shape.nope_dim + shape.v_dim;
+  a.d_down = compute_tensor(p, scratch, rows, down_->n);
+  a.d_q = q_up_ ? compute_tensor(p, scratch, rows, q_up_->n) : a.d_down.col_range(0, q_cols_);
+  a.d_kv = compute_tensor(p, scratch, rows, kv_up_->n);
+  const Tensor k_rope = a.down.col_range(q_cols_ + latent, shape.rope_dim),
+               d_k_rope = a.d_down.col_range(q_cols_ + latent, shape.rope_dim);
+  const int64_t tail = kv_up_->n - shape.nope_dim;
+  attention_backward(
+      {.shape = shape,
+       .sequences = s.layout->sequences,
+       .segment_start = s.layout->segment_start,
+       .q = a.q,
+       .k = a.kv,
+       .k_rope = k_rope,
+       .v = a.kv.col_range(shape.nope_dim, tail),
+       .o = a.o,
+       .lse = a.lse,
+       .k_head_stride = stride,
+       .v_head_stride = stride,
+       .d_o = d_o,
+       .d_q = a.d_q,
+       .d_k = a.d_kv,
+       .d_v = a.d_kv.col_range(shape.nope_dim, tail),
+       .d_k_head_stride = stride,
+       .d_v_head_stride = stride,
+       .d_k_rope = d_k_rope,
+       .scratch = full_tensor(p, scratch, 1, attention_backward_scratch(shape, s.layout->sequences), MemoryClass::kScratch)},
+      *p.stream);
+  rotate(p, s, a.d_q, d_k_rope, true);
+
+  if (q_up_) {
+    a.d_q_latent = compute_tensor(p, scratch, rows, q_cols_);
+    project(p, a.d_q, q_up_->backward, a.d_q_latent);
+    norm_input_gradient(p, a.down.col_range(0, q_cols_), q_norm_, a.d_q_latent, a.d_down.col_range(0, q_cols_), false);
+  }
+  a.d_kv_latent = compute_tensor(p, scratch, rows, latent);
+  project(p, a.d_kv, kv_up_->backward, a.d_kv_latent);
+  norm_input_gradient(p, a.down.col_range(q_cols_, latent), kv_norm_, a.d_kv_latent, a.d_down.col_range(q_cols_, latent),
+                      false);
+  a.d_in = full_tensor(p, scratch, rows, s.x.cols);
+  project(p, a.d_down, down_->backward, a.d_in);
+  norm_input_gradient(p, s.x, norm_, a.d_in, s.d, true);
+}
+
+void Mla::weight_gradient(const Pass& p, BlockState& s) const {
+  AttentionState& a = s.attention;
+  if (p.recompute) norm_input(p, s, *s.scratch);
+  const GradientBuffer& g = *p.gradients;
+  std::vector<WeightGradientProblem> problems = {
+      {a.d_out, a.o, g.of(*out_)}, {a.d_kv, a.kv_latent, g.of(*kv_up_)}, {a.d_down, a.in, g.of(*down_)}};
+  if (q_up_) problems.push_back({a.d_q, a.q_latent, g.of(*q_up_)});
+  rorqual::weight_gradient({problems}, *p.stream);
+  norm_weight_gradient(p, s.x, a.d_in, norm_tensor_);
+  norm_weight_gradient(p, a.down.col_range(q_cols_, config_.kv_lora_rank), a.d_kv_latent, kv_norm_tensor_);
+  if (q_up_) norm_weight_gradient(p, a.down.col_range(0, q_cols_), a.d_q_latent, q_norm_tensor_);
+}
+
+}  // namespace rorqual

@@ -1,0 +1,185 @@
+#include "model/moe.h"
+
+#include "exchange/exchange.h"
+#include "kernels/swiglu/swiglu.h"
+#include "model/ops.h"
+
+namespace rorqual {
+namespace {
+
+// Rows of one expert need no padding but where tiles are quantised along tokens (FP8's weight gradient).
+constexpr int64_t kSegmentAlignment = 1;
+
+RouterShape router_shape(const ModelConfig& c) {
+  RouterShape r;
+  r.experts = c.n_routed_experts;
+  r.top_k = c.num_experts_per_tok;
+  const bool grouped = c.topk_method != "greedy";
+  r.groups = grouped ? c.n_group : 1;
+  r.top_groups = grouped ? c.topk_group : 1;
+  r.score = c.scoring_func == "sigmoid" ? ScoreFunction::kSigmoid : ScoreFunction::kSoftmax;
+  r.group_sum_of_two = c.topk_method == "noaux_tc";
+  r.normalise = c.norm_topk_prob;
+  r.scale = c.routed_scaling_factor;
+  return r;
+}
+
+}  // namespace
+
+Router::Router(const ModelConfig& c, Weights& weights, int64_t layer) : shape_(router_shape(c)) {
+  const std::string p = layer_prefix(layer);
+  norm_tensor_ = weights.list().at(p + "post_attention_layernorm.weight");
+  norm_ = weights.master(norm_tensor_);
+  linear_ = &weights.add_linear(weights.list().at(p + "mlp.gate.weight"), 1, weights.precision().full);
+  if (c.has_router_bias()) bias_ = weights.master(weights.list().at(p + "mlp.gate.e_score_correction_bias"));
+}
+
+void Router::normalise(const Pass& p, BlockState& s, Arena& arena) const {
+  s.u = compute_tensor(p, arena, s.h.rows, s.h.cols);
+  norm_forward(p, s.h, norm_, s.u);
+  s.u_full = s.u;
+  if (s.u.dtype == p.precision.full) return;
+  s.u_full = full_tensor(p, arena, s.h.rows, s.h.cols);
+  copy(p, s.u, s.u_full);
+}
+
+void Router::forward(const Pass& p, BlockState& s) const {
+  MoeState& m = s.moe;
+  const int64_t rows = s.h.rows;
+  normalise(p, s, s.kept(p.recompute));
+  const Tensor logits = full_tensor(p, *s.scratch, rows, shape_.experts);
+  project(p, s.u_full, linear_->forward, logits);
+  m.scores = full_tensor(p, *s.saved, rows, shape_.experts);
+  m.weight = full_tensor(p, *s.saved, rows, shape_.top_k);
+  m.expert = s.saved->tensor(MemoryClass::kActivations, DType::kI32, rows, shape_.top_k);
+  router_forward({shape_, logits, bias_, m.scores, m.expert.ptr<int32_t>(), m.weight}, *p.stream);
+  s.expert_load.assign(static_cast<size_t>(shape_.experts), 0);
+  if (p.training)
+    s.balance_loss = router_statistics(shape_, m.scores, m.expert.ptr<int32_t>(), s.layout->sequence_length,
+                                       p.balance_coefficient, s.expert_load.data(), *p.stream)
+                         .balance_loss;
+}
+
+void Router::input_gradient(const Pass& p, BlockState& s, const Tensor& d_weight) const {
+  MoeState& m = s.moe;
+  m.d_logits = full_tensor(p, *s.scratch, s.h.rows, shape_.experts);
+  router_backward(
+      {shape_, m.scores, m.expert.ptr<int32_t>(), d_weight, s.layout->sequence_length, p.balance_coefficient, m.d_logits},
+      *p.stream);
+  project(p, m.d_logits, linear_->backward, s.d_u, true);
+  norm_input_gradient(p, s.h, norm_, s.d_u, s.d, true);
+}
+
+void Router::weight_gradient(const Pass& p, BlockState& s) const {
+  const WeightGradientProblem problem{s.moe.d_logits, s.u_full, p.gradients->of(*linear_)};
+  rorqual::weight_gradient({{&problem, 1}}, *p.stream);
+  norm_weight_gradient(p, s.h, s.d_u, norm_tensor_);
+}
+
+void DispatchPhase::forward(const Pass& p, BlockState& s) const {
+  MoeState& m = s.moe;
+  m.plan = plan_dispatch({m.expert.ptr<int32_t>(), static_cast<size_t>(m.expert.count())}, m.expert.rows, m.expert.cols,
+                         placement_, kSegmentAlignment);
+  m.dispatched = compute_tensor(p, *s.saved, m.plan.rows, s.u.cols);
+  dispatch_rows(m.plan, s.u, m.dispatched, *p.stream);
+  m.row_weight = full_tensor(p, *s.saved, 1, m.plan.rows);
+  dispatch_scalars(m.plan, {m.weight.data, m.weight.dtype, m.weight.count(), 1},
+                   {m.row_weight.data, m.row_weight.dtype, m.plan.rows, 1}, *p.stream);
+}
+
+void DispatchPhase::input_gradient(const Pass& p, BlockState& s) const {
+  const MoeState& m = s.moe;
+  // The experts phase left the shared expert's gradient in d_u, or nothing.
+  const Tensor base = s.d_u;
+  if (!s.d_u) s.d_u = full_tensor(p, *s.scratch, s.h.rows, s.h.cols);
+  combine_rows(m.plan, m.d_dispatched, p.precision.payload, base, s.d_u, *p.stream);
+}
+
+ExpertsPhase::ExpertsPhase(const ModelConfig& c, Weights& weights, int64_t layer, const Router& router)
+    : router_(router), width_(c.moe_intermediate_size) {
+  const std::string p = layer_prefix(layer) + "mlp.";
+  for (int64_t e = 0; e < c.n_routed_experts; ++e) {
+    const std::string expert = fmt::format("{}experts.{}.", p, e);
+    gate_up_.push_back(&weights.add_linear(weights.list().at(expert + "gate_proj.weight"), 2, weights.precision().compute));
+    down_.push_back(&weights.add_linear(weights.list().at(expert + "down_proj.weight"), 1, weights.precision().compute));
+  }
+  if (c.n_shared_experts > 0) shared_ = std::make_unique<Mlp>(weights, p + "shared_experts.");
+}
+
+// One product per expert that has tokens, all in one call.
+void ExpertsPhase::project_experts(const Pass& p, const MoeState& m, const Tensor& a, bool down, bool backward,
+                                   const Tensor& c) const {
+  std::vector<LinearProblem> problems;
+  for (size_t e = 0; e < gate_up_.size(); ++e) {
+    const int64_t begin = m.plan.segment_begin[e], count = m.plan.segment_count[e];
+    const Linear& linear = down ? *down_[e] : *gate_up_[e];
+    if (count > 0)
+      problems.push_back({a.row_range(begin, count), backward ? linear.backward : linear.forward, c.row_range(begin, count)});
+  }
+  if (!problems.empty()) linear({problems, false}, *p.stream);
+}
+
+void ExpertsPhase::activate(const Pass& p, MoeState& m, Arena& arena) const {
+  m.hidden = compute_tensor(p, arena, m.plan.rows, width_);
+  swiglu_forward({m.gate_up, m.row_weight, m.hidden}, *p.stream);
+}
+
+void ExpertsPhase::forward(const Pass& p, BlockState& s) const {
+  MoeState& m = s.moe;
+  m.gate_up = compute_tensor(p, *s.saved, m.plan.rows, 2 * width_);
+  project_experts(p, m, m.dispatched, false, false, m.gate_up);
+  activate(p, m, s.kept(p.recompute));
+  m.out = compute_tensor(p, *s.scratch, m.plan.rows, s.h.cols);
+  project_experts(p, m, m.hidden, true, false, m.out);
+  s.y = full_tensor(p, *s.saved, s.h.rows, s.h.cols);
+  copy(p, s.h, s.y);
+  if (shared_) shared_->forward(p, s, m.shared, s.u, s.y);
+}
+
+void ExpertsPhase::input_gradient(const Pass& p, BlockState& s) const {
+  MoeState& m = s.moe;
+  Arena& scratch = *s.scratch;
+  const Tensor d_hidden = compute_tensor(p, scratch, m.plan.rows, width_);
+  project_experts(p, m, m.d_out, true, true, d_hidden);
+  m.d_gate_up = compute_tensor(p, scratch, m.plan.rows, 2 * width_);
+  m.d_row_weight = full_tensor(p, scratch, 1, m.plan.rows);
+  swiglu_backward({m.gate_up, m.row_weight, d_hidden, m.d_gate_up, m.d_row_weight}, *p.stream);
+  m.d_dispatched = compute_tensor(p, scratch, m.plan.rows, s.h.cols);
+  project_experts(p, m, m.d_gate_up, false, true, m.d_dispatched);
+  s.d_u = {};
+  if (!shared_) return;
+  s.d_u = full_tensor(p, scratch, s.h.rows, s.h.cols);
+  shared_->input_gradient(p, s, m.shared, s.d_u);
+}
+
+void ExpertsPhase::weight_gradient(const Pass& p, BlockState& s) const {
+  MoeState& m = s.moe;
+  if (p.recompute) {
+    activate(p, m, *s.scratch);
+    router_.normalise(p, s, *s.scratch);
+  }
+  std::vector<WeightGradientProblem> problems;
+  for (size_t e = 0; e < gate_up_.size(); ++e) {
+    const int64_t begin = m.plan.segment_begin[e], count = m.plan.segment_count[e];
+    if (count == 0) continue;
+    auto rows = [&](const Tensor& t) { return t.row_range(begin, count); };
+    problems.push_back({rows(m.d_out), rows(m.hidden), p.gradients->of(*down_[e])});
+    problems.push_back({rows(m.d_gate_up), rows(m.dispatched), p.gradients->of(*gate_up_[e])});
+  }
+  if (!problems.empty()) rorqual::weight_gradient({problems}, *p.stream);
+  if (shared_) shared_->weight_gradient(p, s, m.shared, s.u);
+}
+
+void CombinePhase::forward(const Pass& p, BlockState& s) const {
+  combine_rows(s.moe.plan, s.moe.out, p.precision.payload, s.y, s.y, *p.stream);
+}
+
+void CombinePhase::input_gradient(const Pass& p, BlockState& s) const {
+  MoeState& m = s.moe;
+  m.shared.d_out = compute_tensor(p, *s.scratch, s.d.rows, s.d.cols);
+  copy(p, s.d, m.shared.d_out);
+  m.d_out = compute_tensor(p, *s.scratch, m.plan.rows, s.d.cols);
+  dispatch_rows(m.plan, m.shared.d_out, m.d_out, *p.stream);
+}
+
+}  // namespace rorqual
