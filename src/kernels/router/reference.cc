@@ -1,4 +1,4 @@
-// Scalar truth of the router. Sums over experts run in ascending order in the element type.
+// Scalar truth of the router. Sums over all experts run in ascending order in double.
 #include <algorithm>
 #include <cmath>
 
@@ -14,10 +14,11 @@ void score_row(const T* logits, int64_t n, ScoreFunction function, T* scores) {
     for (int64_t i = 0; i < n; ++i) scores[i] = T{1} / (T{1} + std::exp(-logits[i]));
     return;
   }
-  T max = logits[0], sum = 0;
+  T max = logits[0];
+  double sum = 0;
   for (int64_t i = 1; i < n; ++i) max = std::max(max, logits[i]);
   for (int64_t i = 0; i < n; ++i) sum += scores[i] = std::exp(logits[i] - max);
-  for (int64_t i = 0; i < n; ++i) scores[i] /= sum;
+  for (int64_t i = 0; i < n; ++i) scores[i] /= static_cast<T>(sum);
 }
 
 template <class T>
@@ -38,11 +39,11 @@ template <class T>
 void score_gradient(const RouterShape& shape, const T* s, const T* balance, const int32_t* expert, const T* d_weight, T* ds) {
   const int64_t n = shape.experts;
   if (balance) {
-    T sum = 0, dot = 0;
+    double sum = kTiny, dot = 0;
     for (int64_t i = 0; i < n; ++i) sum += s[i];
-    for (int64_t i = 0; i < n; ++i) dot += balance[i] * s[i];
-    sum += static_cast<T>(kTiny);
-    for (int64_t i = 0; i < n; ++i) ds[i] = (balance[i] - dot / sum) / sum;
+    for (int64_t i = 0; i < n; ++i) dot += static_cast<double>(balance[i]) * s[i];
+    const T mean = static_cast<T>(dot / sum), inverse = static_cast<T>(1 / sum);
+    for (int64_t i = 0; i < n; ++i) ds[i] = (balance[i] - mean) * inverse;
   } else {
     std::fill_n(ds, n, T{0});
   }
@@ -68,9 +69,9 @@ void backward_rows(const RouterBackwardArgs& a, const std::vector<T>& table, int
     if (a.shape.score == ScoreFunction::kSigmoid) {
       for (int64_t i = 0; i < n; ++i) d[i] *= s[i] * (T{1} - s[i]);
     } else {
-      T dot = 0;
-      for (int64_t i = 0; i < n; ++i) dot += d[i] * s[i];
-      for (int64_t i = 0; i < n; ++i) d[i] = s[i] * (d[i] - dot);
+      double dot = 0;
+      for (int64_t i = 0; i < n; ++i) dot += static_cast<double>(d[i]) * s[i];
+      for (int64_t i = 0; i < n; ++i) d[i] = s[i] * (d[i] - static_cast<T>(dot));
     }
   }
 }
