@@ -1,0 +1,7 @@
+#include "kernels/common/vec_avx2.h"
+// The vector header first: the code below is written in its names.
+#include "kernels/common/probe.inc"
+
+namespace rorqual {
+const VecProbe kProbeAvx2 = {probe_exp, probe_sigmoid, probe_narrow, probe_widen};
+}  // namespace rorqual
