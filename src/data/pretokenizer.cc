@@ -1,0 +1,128 @@
+#include "data/pretokenizer.h"
+
+#include "data/unicode.h"
+
+namespace rorqual {
+
+const std::string_view kSplitNumber = "\\p{N}{1,3}";
+const std::string_view kSplitCjk = "[一-龥\u3040-ゟ゠-ヿ]+";
+const std::string_view kSplitWord =
+    "[!\"#$%&'()*+,\\-./:;<=>?@\\[\\\\\\]^_`{|}~][A-Za-z]+|[^\r\n\\p{L}\\p{P}\\p{S}]?[\\p{L}\\p{M}]+| "
+    "?[\\p{P}\\p{S}]+[\r\n]*|\\s*[\r\n]+|\\s+(?!\\S)|\\s+";
+
+namespace {
+
+using enum CharClass;
+
+const uint8_t* const kAscii = ascii_classes();
+
+CharAt look(const char* p, const char* end) {
+  const auto byte = static_cast<uint8_t>(*p);
+  if (byte < 0x80) return {1, static_cast<CharClass>(kAscii[byte])};
+  return char_at(p, end);
+}
+
+bool is_ascii_letter(char c) {
+  return static_cast<uint8_t>((c | 0x20) - 'a') < 26;
+}
+
+// Past the longest run of one class.
+template <CharClass kKind>
+const char* skip_run(const char* p, const char* end) {
+  while (p < end) {
+    const CharAt at = look(p, end);
+    if (at.kind != kKind) break;
+    p += at.bytes;
+  }
+  return p;
+}
+
+const char* skip_newlines(const char* p, const char* end) {
+  while (p < end && (*p == '\n' || *p == '\r')) ++p;
+  return p;
+}
+
+// \s*[\r\n]+|\s+(?!\S)|\s+ from the start of a run of white space: through its last newline if it has one; all of it at the end
+// of the text that the third split sees; else all but its last character, which the next piece may want, if there are two.
+const char* end_of_white_space(const char* p, const char* end) {
+  const char* after_newline = nullptr;
+  const char* last = p;
+  const char* q = p;
+  bool text_ends = true;
+  while (q < end) {
+    const CharAt at = look(q, end);
+    if (at.kind != kSpace && at.kind != kNewline) {
+      text_ends = at.kind == kNumber || at.kind == kCjk || at.kind == kInvalid;
+      break;
+    }
+    last = q;
+    q += at.bytes;
+    if (at.kind == kNewline) after_newline = q;
+  }
+  if (after_newline != nullptr) return after_newline;
+  return text_ends || last == p ? q : last;
+}
+
+// Characters of class kOther before no letter match nothing. Such a run goes on to the first character where a match starts.
+const char* end_of_unmatched(const char* p, const char* end) {
+  while (p < end) {
+    const CharAt at = look(p, end);
+    if (at.kind != kOther) break;
+    const char* const next = p + at.bytes;
+    if (next < end && look(next, end).kind == kLetterMark) break;
+    p = next;
+  }
+  return p;
+}
+
+const char* end_of_numbers(const char* p, const char* end) {
+  for (int i = 0; i < 3 && p < end; ++i) {
+    const CharAt at = look(p, end);
+    if (at.kind != kNumber) break;
+    p += at.bytes;
+  }
+  return p;
+}
+
+}  // namespace
+
+const char* next_piece(const char* p, const char* end) {
+  const CharAt first = look(p, end);
+  const char* const next = p + first.bytes;
+  switch (first.kind) {
+    case kInvalid:
+      return next;
+    case kNumber:
+      return end_of_numbers(p, end);
+    case kCjk:
+      return skip_run<kCjk>(next, end);
+    case kLetterMark:
+      return skip_run<kLetterMark>(next, end);
+    case kPunctuationSymbol: {
+      // An ASCII sign takes the ASCII letters behind it. All 32 ASCII signs stand in the pattern's list.
+      if (first.bytes == 1 && next < end && is_ascii_letter(*next)) {
+        const char* q = next + 1;
+        while (q < end && is_ascii_letter(*q)) ++q;
+        return q;
+      }
+      return skip_newlines(skip_run<kPunctuationSymbol>(next, end), end);
+    }
+    case kSpace: {
+      if (next == end) return next;
+      const CharAt second = look(next, end);
+      if (second.kind == kLetterMark) return skip_run<kLetterMark>(next + second.bytes, end);
+      if (second.kind == kPunctuationSymbol && *p == ' ') {
+        return skip_newlines(skip_run<kPunctuationSymbol>(next + second.bytes, end), end);
+      }
+      return end_of_white_space(p, end);
+    }
+    case kNewline:
+      return end_of_white_space(p, end);
+    case kOther:
+      if (next < end && look(next, end).kind == kLetterMark) return skip_run<kLetterMark>(next, end);
+      return end_of_unmatched(p, end);
+  }
+  return next;
+}
+
+}  // namespace rorqual
