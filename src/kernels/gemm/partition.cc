@@ -6,8 +6,8 @@ namespace rorqual {
 namespace {
 
 constexpr double kReadBytesPerNs = 20;  // of the weight: what bounds products with few rows
-constexpr double kShortestTaskNs = 30e3, kLongestTaskNs = 500e3;
-constexpr double kTasks = 64;
+constexpr double kShortestTaskNs = 30e3, kLongestTaskNs = 1e6;
+constexpr double kTasks = 16;
 
 int64_t divide_up(int64_t a, int64_t b) {
   return (a + b - 1) / b;

@@ -64,4 +64,14 @@ void gradient_reference(const GradientBlock& block) {
   gradient<Bf16>(block);
 }
 
+double peak_reference(int64_t rounds) {
+  float sum[16] = {}, factor = 1;
+  for (int64_t r = 0; r < rounds; ++r) {
+    __asm__ volatile("" : "+m"(factor));
+    for (float& s : sum) s += factor * factor;
+  }
+  __asm__ volatile("" : : "m"(sum));
+  return 2.0 * 16 * static_cast<double>(rounds);
+}
+
 }  // namespace rorqual::gemm

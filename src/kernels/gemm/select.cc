@@ -104,22 +104,35 @@ void run_blocks(const WeightGradientArgs& args, const Stream& stream, const Gemm
 }
 
 constexpr GemmTile kReferenceTile{.rows = 1, .cols = 16, .flops_per_ns = 2};
+constexpr GemmTile kAvx2Tile{.rows = 6, .cols = 16, .flops_per_ns = 60};
+constexpr GemmTile kAvx512Tile{.rows = 12, .cols = 32, .flops_per_ns = 120};
 
+// A row's two functions.
+template <auto kKernel, const GemmTile& kTile, class Args>
+void run(const Args& args, const Stream& stream) {
+  run_blocks(args, stream, kTile, kKernel);
+}
 template <class Args>
-std::string never(const Args&) {
+std::string anything(const Args&) {
   return {};
 }
+template <DType kOperands, class Args>
+std::string only(const Args& args) {
+  if (args.problems.empty() || args.problems.front().a.dtype == kOperands) return {};
+  return fmt::format("operands are {}, not {}", dtype_name(args.problems.front().a.dtype), dtype_name(kOperands));
+}
+constexpr auto kF32 = DType::kF32, kBF16 = DType::kBF16;
 
 const KernelRow<LinearArgs> kLinear[] = {
-    {"reference", Isa::kReference, never<LinearArgs>,
-     [](const LinearArgs& args, const Stream& stream) { run_blocks(args, stream, kReferenceTile, gemm::linear_reference); }},
+    {"avx512_bf16", Isa::kAvx512, only<kBF16>, run<gemm::linear_avx512_bf16, kAvx512Tile>},
+    {"avx512_f32", Isa::kAvx512, only<kF32>, run<gemm::linear_avx512_f32, kAvx512Tile>},
+    {"reference", Isa::kReference, anything, run<gemm::linear_reference, kReferenceTile>},
 };
 
 const KernelRow<WeightGradientArgs> kWeightGradient[] = {
-    {"reference", Isa::kReference, never<WeightGradientArgs>,
-     [](const WeightGradientArgs& args, const Stream& stream) {
-       run_blocks(args, stream, kReferenceTile, gemm::gradient_reference);
-     }},
+    {"avx512_bf16", Isa::kAvx512, only<kBF16>, run<gemm::gradient_avx512_bf16, kAvx512Tile>},
+    {"avx512_f32", Isa::kAvx512, only<kF32>, run<gemm::gradient_avx512_f32, kAvx512Tile>},
+    {"reference", Isa::kReference, anything, run<gemm::gradient_reference, kReferenceTile>},
 };
 
 }  // namespace

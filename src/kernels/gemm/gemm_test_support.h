@@ -1,0 +1,154 @@
+// What the tests of the matrix products share: operands in poisoned memory, exact results, and the comparison with its bound.
+#pragma once
+
+#include <cmath>
+#include <cstdlib>
+#include <cstring>
+#include <memory>
+#include <string>
+#include <vector>
+
+#include "base/rng.h"
+#include "kernels/gemm/block.h"
+#include "kernels/gemm/gemm.h"
+
+namespace rorqual::gemm_test {
+
+inline double get(const Tensor& t, int64_t r, int64_t c) {
+  return visit_float(t.dtype, [&](auto zero) { return static_cast<double>(t.row<decltype(zero)>(r)[c]); });
+}
+inline void set(const Tensor& t, int64_t r, int64_t c, double value) {
+  visit_float(t.dtype, [&](auto zero) { t.row<decltype(zero)>(r)[c] = static_cast<decltype(zero)>(value); });
+}
+
+// A matrix in memory of which every byte is 0xff (NaN in every type), with gaps between the rows and before and after.
+class Matrix {
+ public:
+  Matrix(DType dtype, int64_t rows, int64_t cols, int64_t gap = 0)
+      : bytes_(static_cast<size_t>((rows * (cols + gap) + 2 * kGuard) * size_of(dtype)), std::byte{0xff}) {
+    tensor_ = Tensor(bytes_.data() + kGuard * size_of(dtype), dtype, rows, cols, cols + gap);
+  }
+  const Tensor& tensor() const { return tensor_; }
+
+  // Values of [-1, 1), a function of (seed, position).
+  void fill(uint64_t seed) const {
+    const RandomKey key{.seed = seed};
+    for (int64_t r = 0; r < tensor_.rows; ++r)
+      for (int64_t c = 0; c < tensor_.cols; ++c)
+        set(tensor_, r, c, 2 * random_uniform(key, static_cast<uint64_t>(r * tensor_.cols + c)) - 1);
+  }
+  // True if every byte outside the elements is as it was.
+  bool gaps_untouched() const {
+    std::vector<std::byte> rest = bytes_;
+    for (int64_t r = 0; r < tensor_.rows; ++r) {
+      const int64_t at = (kGuard + r * tensor_.stride) * size_of(tensor_.dtype);
+      std::memset(rest.data() + at, 0xff, static_cast<size_t>(tensor_.cols * size_of(tensor_.dtype)));
+    }
+    for (const std::byte b : rest)
+      if (b != std::byte{0xff}) return false;
+    return true;
+  }
+  friend bool operator==(const Matrix& x, const Matrix& y) { return x.bytes_ == y.bytes_; }
+
+ private:
+  static constexpr int64_t kGuard = 67;  // odd: elements are not aligned to vectors
+  std::vector<std::byte> bytes_;
+  Tensor tensor_;
+};
+
+class Packed {
+ public:
+  Packed(const Tensor& source, Transposed transposed, DType dtype, const Stream& stream) {
+    const bool swap = transposed == Transposed::kYes;
+    weight_ = {nullptr, dtype, swap ? source.cols : source.rows, swap ? source.rows : source.cols};
+    const int64_t bytes = PackedWeight::bytes(dtype, weight_.n, weight_.k);
+    data_.reset(static_cast<std::byte*>(std::aligned_alloc(64, static_cast<size_t>((bytes + 63) / 64 * 64 + 64))));
+    std::memset(data_.get(), 0xff, static_cast<size_t>(bytes));
+    weight_.data = data_.get();
+    const PackWeightArgs args{source, transposed, weight_};
+    pack_weights({&args, 1}, stream);
+  }
+  const PackedWeight& weight() const { return weight_; }
+
+ private:
+  struct Free {
+    void operator()(std::byte* p) const { std::free(p); }
+  };
+  std::unique_ptr<std::byte[], Free> data_;
+  PackedWeight weight_;
+};
+
+// An exact element and how far a kernel may be from it.
+struct Expected {
+  double value = 0;
+  double bound = 0;
+};
+
+// `terms` products whose magnitudes sum to `magnitude`, added in any order in the compute type (unit roundoff u), plus what
+// was there before (`initial`), rounded to `out`. Standard bound of a sum of n terms in any order: (n + 1)·u·Σ|terms| (Higham,
+// "Accuracy and stability", §4.2), where a rounded product and the addition of `initial` cost one rounding more each; 1% covers
+// the second-order terms. A bf16 result is rounded once more, by at most 2^-8 of the value (ties and binade edges included).
+// The last term covers denormals: AMX flushes them (2^-126 each).
+inline Expected expected(double sum, double magnitude, double initial, int64_t terms, DType compute, DType out) {
+  const double u = compute == DType::kF64 ? 0x1p-53 : 0x1p-24;
+  const double value = initial + sum;
+  double bound = 1.01 * u * static_cast<double>(terms + 3) * (magnitude + std::fabs(initial));
+  if (out == DType::kBF16) bound += 0x1p-8 * (std::fabs(value) + bound);
+  return {value, bound + 0x1p-126 * static_cast<double>(terms)};
+}
+
+// Empty if every element of `actual` is within its bound (NaN never is), else the worst element in words.
+inline std::string compare(const Tensor& actual, const std::vector<Expected>& want) {
+  double worst = 1;
+  std::string message;
+  for (int64_t r = 0; r < actual.rows; ++r) {
+    for (int64_t c = 0; c < actual.cols; ++c) {
+      const Expected& e = want[static_cast<size_t>(r * actual.cols + c)];
+      const double got = get(actual, r, c), error = std::fabs(got - e.value);
+      const double ratio = error <= e.bound ? 0 : error > e.bound ? error / e.bound : HUGE_VAL;
+      if (ratio > worst) {
+        worst = ratio;
+        message = fmt::format("element [{}, {}] of [{}, {}] is {} instead of {}: error {:.3g}, allowed {:.3g}", r, c,
+                              actual.rows, actual.cols, got, e.value, error, e.bound);
+      }
+    }
+  }
+  return message;
+}
+
+// A · Bᵀ (+ c), exact but for long double rounding: products and sums of 64 significant bits.
+inline std::vector<Expected> exact_linear(const Tensor& a, const Tensor& b, const Tensor& c, bool accumulate) {
+  std::vector<Expected> out;
+  for (int64_t m = 0; m < a.rows; ++m) {
+    for (int64_t n = 0; n < b.rows; ++n) {
+      long double sum = 0, magnitude = 0;
+      for (int64_t k = 0; k < a.cols; ++k) {
+        const long double product = static_cast<long double>(get(a, m, k)) * get(b, n, k);
+        sum += product;
+        magnitude += std::fabs(product);
+      }
+      out.push_back(expected(static_cast<double>(sum), static_cast<double>(magnitude), accumulate ? get(c, m, n) : 0, a.cols,
+                             a.dtype, c.dtype));
+    }
+  }
+  return out;
+}
+
+// Aᵀ · B + c.
+inline std::vector<Expected> exact_gradient(const Tensor& a, const Tensor& b, const Tensor& c) {
+  std::vector<Expected> out;
+  for (int64_t n = 0; n < a.cols; ++n) {
+    for (int64_t k = 0; k < b.cols; ++k) {
+      long double sum = 0, magnitude = 0;
+      for (int64_t m = 0; m < a.rows; ++m) {
+        const long double product = static_cast<long double>(get(a, m, n)) * get(b, m, k);
+        sum += product;
+        magnitude += std::fabs(product);
+      }
+      out.push_back(expected(static_cast<double>(sum), static_cast<double>(magnitude), get(c, n, k), a.rows, a.dtype, c.dtype));
+    }
+  }
+  return out;
+}
+
+}  // namespace rorqual::gemm_test
