@@ -32,6 +32,10 @@ struct Block {
   Coefficients<float> c;
 };
 
+// The vector kernels of one instruction set, updating one block.
+using RunBlock = void (*)(const Block& block);
+extern const RunBlock kAvx2, kAvx512;
+
 template <class T>
 Coefficients<T> coefficients(const AdamWArgs& args, double decay);
 

@@ -36,7 +36,37 @@ std::string accept(const AdamWArgs&) {
   return {};
 }
 
-constexpr std::array kRows{KernelRow<AdamWArgs>{"reference", Isa::kReference, accept, run_reference}};
+std::string refuse_vector(const AdamWArgs& args) {
+  for (const AdamWTensor& t : args.tensors)
+    if (t.w.dtype != DType::kF32) return "weights are not F32";
+  return {};
+}
+
+template <const RunBlock& run_block>
+void run_vector(const AdamWArgs& args, const Stream& stream) {
+  const std::vector<BlockRange> blocks = cut_blocks(args);
+  std::vector<Coefficients<float>> constants;
+  for (const AdamWTensor& t : args.tensors) constants.push_back(coefficients<float>(args, t.decay));
+  const auto from = [](const Tensor& x, int64_t begin) -> void* {
+    return static_cast<std::byte*>(x.data) + begin * size_of(x.dtype);
+  };
+  stream.parallel(static_cast<int64_t>(blocks.size()), [&](int64_t i) {
+    const BlockRange& b = blocks[static_cast<size_t>(i)];
+    const AdamWTensor& t = args.tensors[static_cast<size_t>(b.tensor)];
+    run_block({.w = t.w.ptr<float>() + b.begin,
+               .g = t.g.ptr<float>() + b.begin,
+               .m = from(t.m, b.begin),
+               .v = from(t.v, b.begin),
+               .m_is_bf16 = t.m.dtype == DType::kBF16,
+               .v_is_bf16 = t.v.dtype == DType::kBF16,
+               .count = b.count,
+               .c = constants[static_cast<size_t>(b.tensor)]});
+  });
+}
+
+constexpr std::array kRows{KernelRow<AdamWArgs>{"avx512", Isa::kAvx512, refuse_vector, run_vector<kAvx512>},
+                           KernelRow<AdamWArgs>{"avx2", Isa::kAvx2, refuse_vector, run_vector<kAvx2>},
+                           KernelRow<AdamWArgs>{"reference", Isa::kReference, accept, run_reference}};
 
 }  // namespace
 }  // namespace adamw_detail

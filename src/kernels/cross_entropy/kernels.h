@@ -13,12 +13,13 @@ struct RowSum {
   double max, sum;
 };
 
-// Kernels of one row, elements of `vocabulary` F32 or BF16 logits.
-struct RowKernels {
-  RowSum (*sum)(const void* logits, bool bf16, int64_t vocabulary);
-  // d[i] = exp(x[i] − max) · factor; in place allowed.
-  void (*gradient)(const void* logits, bool logits_bf16, int64_t vocabulary, float max, float factor, void* d, bool d_bf16);
+// The vector kernels of one instruction set, on one row of logits; index 0 is F32, 1 is BF16.
+struct VectorKernels {
+  RowSum (*sum[2])(const void* logits, int64_t vocabulary);
+  // gradient[logits][d]: d[i] = exp(x[i] − max) · factor; d may be the logits.
+  void (*gradient[2][2])(const void* logits, int64_t vocabulary, float max, float factor, void* d);
 };
+extern const VectorKernels kAvx2, kAvx512;
 
 void run_reference(const CrossEntropyArgs& args, const Stream& stream);
 

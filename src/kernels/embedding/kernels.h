@@ -8,10 +8,15 @@
 
 namespace rorqual::embedding {
 
-// Copies one row of `cols` elements with conversion.
-using CopyRow = void (*)(const float* from, int64_t cols, void* to);
-// to[c] += from[c] for c in [0, cols).
-using AddRow = void (*)(const void* from, int64_t cols, float* to);
+// The vector kernels of one instruction set. The table and its gradient are F32; y and d_y are F32 (index 0) or BF16 (1).
+struct VectorKernels {
+  // Copies a row of `cols` elements with conversion.
+  void (*copy[2])(const float* from, int64_t cols, void* to);
+  // to[token[t]][c] += from[t][c] for t ascending, c in [0, cols); strides in elements.
+  void (*add[2])(const int32_t* token, int64_t tokens, const void* from, int64_t from_stride, int64_t cols, float* to,
+                 int64_t to_stride);
+};
+extern const VectorKernels kAvx2, kAvx512;
 
 void forward_reference(const EmbeddingForwardArgs& args, const Stream& stream);
 void backward_reference(const EmbeddingBackwardArgs& args, const Stream& stream);

@@ -32,9 +32,44 @@ std::string accept(const Args&) {
   return {};
 }
 
+std::string refuse_forward(const EmbeddingForwardArgs& a) {
+  if (a.table.dtype != DType::kF32) return "the table is not F32";
+  return a.y.dtype == DType::kF32 || a.y.dtype == DType::kBF16 ? "" : "y is neither F32 nor BF16";
+}
+
+std::string refuse_backward(const EmbeddingBackwardArgs& a) {
+  if (a.d_table.dtype != DType::kF32) return "the gradient of the table is not F32";
+  return a.d_y.dtype == DType::kF32 || a.d_y.dtype == DType::kBF16 ? "" : "d_y is neither F32 nor BF16";
+}
+
+template <const VectorKernels& kernels>
+void forward(const EmbeddingForwardArgs& a, const Stream& stream) {
+  const auto copy = kernels.copy[a.y.dtype == DType::kBF16];
+  const int64_t step = forward_rows_per_task(a.y.cols);
+  stream.parallel((a.y.rows + step - 1) / step, [&](int64_t task) {
+    for (int64_t t = task * step; t < std::min(a.y.rows, (task + 1) * step); ++t)
+      copy(a.table.row<float>(a.token[t]), a.y.cols, a.y.raw_row(t));
+  });
+}
+
+template <const VectorKernels& kernels>
+void backward(const EmbeddingBackwardArgs& a, const Stream& stream) {
+  const auto add = kernels.add[a.d_y.dtype == DType::kBF16];
+  const int64_t cols = a.d_y.cols, step = backward_cols_per_task(a.d_y.rows, cols);
+  stream.parallel((cols + step - 1) / step, [&](int64_t task) {
+    const int64_t begin = task * step, count = std::min(cols - begin, step);
+    add(a.token, a.d_y.rows, a.d_y.col_range(begin, count).data, a.d_y.stride, count, a.d_table.ptr<float>() + begin,
+        a.d_table.stride);
+  });
+}
+
 constexpr std::array kForward{
+    KernelRow<EmbeddingForwardArgs>{"avx512", Isa::kAvx512, refuse_forward, forward<kAvx512>},
+    KernelRow<EmbeddingForwardArgs>{"avx2", Isa::kAvx2, refuse_forward, forward<kAvx2>},
     KernelRow<EmbeddingForwardArgs>{"reference", Isa::kReference, accept<EmbeddingForwardArgs>, forward_reference}};
 constexpr std::array kBackward{
+    KernelRow<EmbeddingBackwardArgs>{"avx512", Isa::kAvx512, refuse_backward, backward<kAvx512>},
+    KernelRow<EmbeddingBackwardArgs>{"avx2", Isa::kAvx2, refuse_backward, backward<kAvx2>},
     KernelRow<EmbeddingBackwardArgs>{"reference", Isa::kReference, accept<EmbeddingBackwardArgs>, backward_reference}};
 
 }  // namespace

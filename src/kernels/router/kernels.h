@@ -11,9 +11,6 @@ namespace rorqual::router {
 // Added to every sum that divides, so that scores that all underflow to zero give zeros and no NaN.
 inline constexpr double kTiny = 1e-20;
 
-// scores[i] = sigmoid(logits[i]), or softmax over the row.
-using ScoreRow = void (*)(const float* logits, int64_t experts, bool softmax, float* scores);
-
 // One token's backward. `balance` is the token's row of balance_table, or null.
 struct BackwardRow {
   const float* scores;
@@ -25,7 +22,14 @@ struct BackwardRow {
   bool softmax, normalise;
   float scale;
 };
-using BackwardRowKernel = void (*)(const BackwardRow& row);
+
+// The vector kernels of one instruction set.
+struct VectorKernels {
+  // scores[i] = sigmoid(logits[i]), or softmax over the row.
+  void (*scores)(const float* logits, int64_t experts, bool softmax, float* scores);
+  void (*backward)(const BackwardRow& row);
+};
+extern const VectorKernels kAvx2, kAvx512;
 
 void forward_reference(const RouterForwardArgs& args, const Stream& stream);
 void backward_reference(const RouterBackwardArgs& args, const Stream& stream);

@@ -3,6 +3,7 @@
 #include <array>
 
 #include "kernels/router/kernels.h"
+#include "kernels/router/selection.h"
 
 namespace rorqual {
 namespace router {
@@ -18,9 +19,56 @@ std::string accept(const Args&) {
   return {};
 }
 
+std::string refuse_forward(const RouterForwardArgs& a) {
+  return a.logits.dtype == DType::kF32 ? "" : "logits are not F32";
+}
+
+std::string refuse_backward(const RouterBackwardArgs& a) {
+  return a.scores.dtype == DType::kF32 ? "" : "scores are not F32";
+}
+
+template <const VectorKernels& kernels>
+void forward(const RouterForwardArgs& a, const Stream& stream) {
+  const int64_t tokens = a.logits.rows, step = tokens_per_task(a.shape.experts);
+  const float* bias = a.bias ? a.bias.ptr<float>() : nullptr;
+  stream.parallel((tokens + step - 1) / step, [&](int64_t task) {
+    ExpertChooser<float> chooser(a.shape);
+    for (int64_t t = task * step; t < std::min(tokens, (task + 1) * step); ++t) {
+      float* scores = a.scores.row<float>(t);
+      int32_t* expert = a.expert + t * a.shape.top_k;
+      kernels.scores(a.logits.row<float>(t), a.shape.experts, a.shape.score == ScoreFunction::kSoftmax, scores);
+      chooser.choose(scores, bias, expert);
+      routing_weights(a.shape, scores, expert, a.weight.row<float>(t));
+    }
+  });
+}
+
+template <const VectorKernels& kernels>
+void backward(const RouterBackwardArgs& a, const Stream& stream) {
+  const int64_t tokens = a.scores.rows, step = tokens_per_task(a.shape.experts);
+  const std::vector<float> table = balance_table<float>(a);
+  stream.parallel((tokens + step - 1) / step, [&](int64_t task) {
+    for (int64_t t = task * step; t < std::min(tokens, (task + 1) * step); ++t)
+      kernels.backward({.scores = a.scores.row<float>(t),
+                        .balance = table.empty() ? nullptr : table.data() + t / a.sequence_length * a.shape.experts,
+                        .expert = a.expert + t * a.shape.top_k,
+                        .d_weight = a.d_weight.row<float>(t),
+                        .d_logits = a.d_logits.row<float>(t),
+                        .experts = a.shape.experts,
+                        .top_k = a.shape.top_k,
+                        .softmax = a.shape.score == ScoreFunction::kSoftmax,
+                        .normalise = a.shape.normalise,
+                        .scale = static_cast<float>(a.shape.scale)});
+  });
+}
+
 constexpr std::array kForward{
+    KernelRow<RouterForwardArgs>{"avx512", Isa::kAvx512, refuse_forward, forward<kAvx512>},
+    KernelRow<RouterForwardArgs>{"avx2", Isa::kAvx2, refuse_forward, forward<kAvx2>},
     KernelRow<RouterForwardArgs>{"reference", Isa::kReference, accept<RouterForwardArgs>, forward_reference}};
 constexpr std::array kBackward{
+    KernelRow<RouterBackwardArgs>{"avx512", Isa::kAvx512, refuse_backward, backward<kAvx512>},
+    KernelRow<RouterBackwardArgs>{"avx2", Isa::kAvx2, refuse_backward, backward<kAvx2>},
     KernelRow<RouterBackwardArgs>{"reference", Isa::kReference, accept<RouterBackwardArgs>, backward_reference}};
 
 void check_shape(const RouterShape& s) {
