@@ -1,6 +1,8 @@
 #include "kernels/adamw/kernels.h"
-#include "kernels/adamw/vector.inc"
 #include "kernels/common/vec_avx2.h"
+// clang-format off: needs what stands above it
+#include "kernels/adamw/vector.inc"
+// clang-format on
 
 namespace rorqual::adamw_detail {
 

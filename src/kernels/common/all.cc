@@ -1,8 +1,12 @@
 #include "kernels/common/all.h"
 
+#include "kernels/adamw/adamw.h"
+#include "kernels/cross_entropy/cross_entropy.h"
 #include "kernels/elementwise/elementwise.h"
+#include "kernels/embedding/embedding.h"
 #include "kernels/rmsnorm/rmsnorm.h"
 #include "kernels/rope/rope.h"
+#include "kernels/router/router.h"
 #include "kernels/swiglu/swiglu.h"
 
 namespace rorqual {
@@ -19,6 +23,12 @@ std::vector<KernelSummary> all_kernels() {
   append_summaries("convert", convert_kernels(), all);
   append_summaries("gather rows", gather_rows_kernels(), all);
   append_summaries("combine rows", combine_rows_kernels(), all);
+  append_summaries("router forward", router_forward_kernels(), all);
+  append_summaries("router backward", router_backward_kernels(), all);
+  append_summaries("cross-entropy", cross_entropy_kernels(), all);
+  append_summaries("adamw", adamw_kernels(), all);
+  append_summaries("embedding forward", embedding_forward_kernels(), all);
+  append_summaries("embedding backward", embedding_backward_kernels(), all);
   return all;
 }
 
