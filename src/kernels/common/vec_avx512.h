@@ -96,15 +96,26 @@ inline Vec select(Mask mask, Vec if_true, Vec if_false) {
   return _mm512_mask_blend_ps(mask, if_false, if_true);
 }
 
+// The halves. (GCC 12's intrinsics for these warn of their own uninitialised variables.)
+inline __m256 low_half(Vec x) {
+  return __builtin_shufflevector(x, x, 0, 1, 2, 3, 4, 5, 6, 7);
+}
+inline __m256 high_half(Vec x) {
+  return __builtin_shufflevector(x, x, 8, 9, 10, 11, 12, 13, 14, 15);
+}
+
 // Lanes i and i + 8, then i and i + 4, i and i + 2, i and i + 1.
 inline float sum(Vec x) {
-  const __m256 eight = _mm256_add_ps(_mm512_castps512_ps256(x), _mm512_extractf32x8_ps(x, 1));
+  const __m256 eight = _mm256_add_ps(low_half(x), high_half(x));
   const __m128 four = _mm_add_ps(_mm256_castps256_ps128(eight), _mm256_extractf128_ps(eight, 1));
   const __m128 two = _mm_add_ps(four, _mm_movehl_ps(four, four));
   return _mm_cvtss_f32(_mm_add_ss(two, _mm_movehdup_ps(two)));
 }
 inline float largest(Vec x) {
-  return _mm512_reduce_max_ps(x);
+  const __m256 eight = _mm256_max_ps(low_half(x), high_half(x));
+  const __m128 four = _mm_max_ps(_mm256_castps256_ps128(eight), _mm256_extractf128_ps(eight, 1));
+  const __m128 two = _mm_max_ps(four, _mm_movehl_ps(four, four));
+  return _mm_cvtss_f32(_mm_max_ss(two, _mm_movehdup_ps(two)));
 }
 
 // 2^n of the integers n in each lane, times x, rounded once (also to a denormal, to zero and to infinity).

@@ -17,12 +17,12 @@ struct ElementwiseKernels {
   void (*combine)(const CombineRowsArgs& args, int64_t begin, int64_t end);
   // The 16 lanes' sums of squares over one block of n <= kSquaresBlock elements, in double.
   void (*squares_f32)(const float* x, int64_t n, double* lanes);
-  void (*squares_f64)(const double* x, int64_t n, double* lanes);
   void (*scale_f32)(float* x, int64_t n, float factor);
   void (*add_f32)(float* a, const float* b, int64_t n);
   void (*ema_f32)(float* ema, const float* x, int64_t n, float decay, float rest);
 };
 
 extern const ElementwiseKernels kElementwiseReference, kElementwiseAvx2, kElementwiseAvx512;
+void squares_f64(const double* x, int64_t n, double* lanes);
 
 }  // namespace rorqual

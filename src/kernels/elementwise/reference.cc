@@ -84,8 +84,11 @@ void ema_reference(float* ema, const float* x, int64_t n, float decay, float res
 
 }  // namespace
 
-const ElementwiseKernels kElementwiseReference = {
-    convert_reference, combine_reference, squares_reference<float>, squares_reference<double>, scale_reference,
-    add_reference,     ema_reference};
+const ElementwiseKernels kElementwiseReference = {convert_reference, combine_reference, squares_reference<float>,
+                                                  scale_reference,   add_reference,     ema_reference};
+
+void squares_f64(const double* x, int64_t n, double* lanes) {
+  squares_reference(x, n, lanes);
+}
 
 }  // namespace rorqual

@@ -72,20 +72,33 @@ template <class Args>
 std::string refuse_nothing(const Args&) {
   return {};
 }
-
 template <class Args>
-using Run = void (*)(const Args&, const Stream&);
-
-template <class Args, Run<Args> kReference>
-std::span<const KernelRow<Args>> table() {
-  static const std::array rows = {
-      KernelRow<Args>{"reference", Isa::kReference, refuse_nothing, kReference},
-  };
-  return rows;
+std::string refuse_f64(const Args& args) {
+  bool any = args.x.dtype == DType::kF64 || args.y.dtype == DType::kF64;
+  if constexpr (requires { args.base; })
+    any = any || args.payload == DType::kF64 || (args.base && args.base.dtype == DType::kF64);
+  return any ? "F64 belongs to the reference" : "";
 }
 
+// The table of an operation from its function on each instruction set, best first.
+template <class Args>
+std::array<KernelRow<Args>, 3> table(void (*avx512)(const Args&, const Stream&), void (*avx2)(const Args&, const Stream&),
+                                     void (*reference)(const Args&, const Stream&)) {
+  return {{{"avx512", Isa::kAvx512, refuse_f64, avx512},
+           {"avx2", Isa::kAvx2, refuse_f64, avx2},
+           {"reference", Isa::kReference, refuse_nothing, reference}}};
+}
+
+// For the passes that give equal bits whatever runs them, and so have no table.
 const ElementwiseKernels& best_kernels() {
-  return kElementwiseReference;
+  switch (allowed_isa()) {
+    case Isa::kReference:
+      return kElementwiseReference;
+    case Isa::kAvx2:
+      return kElementwiseAvx2;
+    default:
+      return kElementwiseAvx512;
+  }
 }
 
 void check_pass(const Tensor& x) {
@@ -112,13 +125,19 @@ double pairwise_sum(double* values, int64_t n) {
 }  // namespace
 
 std::span<const KernelRow<ConvertArgs>> convert_kernels() {
-  return table<ConvertArgs, run_convert<kElementwiseReference>>();
+  static const auto rows =
+      table<ConvertArgs>(run_convert<kElementwiseAvx512>, run_convert<kElementwiseAvx2>, run_convert<kElementwiseReference>);
+  return rows;
 }
 std::span<const KernelRow<GatherRowsArgs>> gather_rows_kernels() {
-  return table<GatherRowsArgs, run_gather<kElementwiseReference>>();
+  static const auto rows =
+      table<GatherRowsArgs>(run_gather<kElementwiseAvx512>, run_gather<kElementwiseAvx2>, run_gather<kElementwiseReference>);
+  return rows;
 }
 std::span<const KernelRow<CombineRowsArgs>> combine_rows_kernels() {
-  return table<CombineRowsArgs, run_combine<kElementwiseReference>>();
+  static const auto rows = table<CombineRowsArgs>(run_combine<kElementwiseAvx512>, run_combine<kElementwiseAvx2>,
+                                                  run_combine<kElementwiseReference>);
+  return rows;
 }
 
 void convert(const ConvertArgs& args, const Stream& stream) {
@@ -143,7 +162,7 @@ double squared_norm(const Tensor& x, const Stream& stream) {
       if (x.dtype == DType::kF32)
         kernels.squares_f32(x.ptr<float>() + b * kSquaresBlock, n, lanes);
       else
-        kernels.squares_f64(x.ptr<double>() + b * kSquaresBlock, n, lanes);
+        squares_f64(x.ptr<double>() + b * kSquaresBlock, n, lanes);
       sums[static_cast<size_t>(b)] = pairwise_sum(lanes, kSquaresLanes);
     }
   });
@@ -152,11 +171,11 @@ double squared_norm(const Tensor& x, const Stream& stream) {
 
 void scale(const Tensor& x, double factor, const Stream& stream) {
   check_pass(x);
+  const ElementwiseKernels& kernels = best_kernels();
   parallel_ranges(
       stream, x.count(), 2 * size_of(x.dtype),
       [&](int64_t begin, int64_t end) {
-        if (x.dtype == DType::kF32)
-          return best_kernels().scale_f32(x.ptr<float>() + begin, end - begin, static_cast<float>(factor));
+        if (x.dtype == DType::kF32) return kernels.scale_f32(x.ptr<float>() + begin, end - begin, static_cast<float>(factor));
         for (int64_t i = begin; i < end; ++i) x.ptr<double>()[i] *= factor;
       },
       kSpanGranule);
@@ -164,10 +183,11 @@ void scale(const Tensor& x, double factor, const Stream& stream) {
 
 void add_into(const Tensor& a, const Tensor& b, const Stream& stream) {
   check_pair(a, b);
+  const ElementwiseKernels& kernels = best_kernels();
   parallel_ranges(
       stream, a.count(), 3 * size_of(a.dtype),
       [&](int64_t begin, int64_t end) {
-        if (a.dtype == DType::kF32) return best_kernels().add_f32(a.ptr<float>() + begin, b.ptr<float>() + begin, end - begin);
+        if (a.dtype == DType::kF32) return kernels.add_f32(a.ptr<float>() + begin, b.ptr<float>() + begin, end - begin);
         for (int64_t i = begin; i < end; ++i) a.ptr<double>()[i] += b.ptr<double>()[i];
       },
       kSpanGranule);
@@ -175,13 +195,14 @@ void add_into(const Tensor& a, const Tensor& b, const Stream& stream) {
 
 void ema_update(const Tensor& ema, const Tensor& x, double decay, const Stream& stream) {
   check_pair(ema, x);
+  const ElementwiseKernels& kernels = best_kernels();
   const double rest = 1 - decay;
   parallel_ranges(
       stream, x.count(), 3 * size_of(x.dtype),
       [&](int64_t begin, int64_t end) {
         if (x.dtype == DType::kF32)
-          return best_kernels().ema_f32(ema.ptr<float>() + begin, x.ptr<float>() + begin, end - begin,
-                                        static_cast<float>(decay), static_cast<float>(rest));
+          return kernels.ema_f32(ema.ptr<float>() + begin, x.ptr<float>() + begin, end - begin, static_cast<float>(decay),
+                                 static_cast<float>(rest));
         for (int64_t i = begin; i < end; ++i) ema.ptr<double>()[i] = decay * ema.ptr<double>()[i] + rest * x.ptr<double>()[i];
       },
       kSpanGranule);

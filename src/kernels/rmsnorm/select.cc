@@ -64,11 +64,21 @@ template <class Args>
 std::string refuse_nothing(const Args&) {
   return {};
 }
+template <class Args>
+std::string refuse_f64(const Args& args) {
+  bool any = args.x.dtype == DType::kF64;
+  if constexpr (requires { args.y; }) any = any || args.y.dtype == DType::kF64;
+  if constexpr (requires { args.d_y; }) any = any || args.d_y.dtype == DType::kF64;
+  if constexpr (requires { args.d_x; }) any = any || args.d_x.dtype == DType::kF64;
+  return any ? "F64 belongs to the reference" : "";
+}
 
 }  // namespace
 
 std::span<const KernelRow<RmsNormForwardArgs>> rmsnorm_forward_kernels() {
   static const std::array rows = {
+      KernelRow<RmsNormForwardArgs>{"avx512", Isa::kAvx512, refuse_f64, run_forward<rmsnorm_avx512::forward_rows>},
+      KernelRow<RmsNormForwardArgs>{"avx2", Isa::kAvx2, refuse_f64, run_forward<rmsnorm_avx2::forward_rows>},
       KernelRow<RmsNormForwardArgs>{"reference", Isa::kReference, refuse_nothing, run_forward<rmsnorm_reference::forward_rows>},
   };
   return rows;
@@ -76,6 +86,10 @@ std::span<const KernelRow<RmsNormForwardArgs>> rmsnorm_forward_kernels() {
 
 std::span<const KernelRow<RmsNormInputGradientArgs>> rmsnorm_input_gradient_kernels() {
   static const std::array rows = {
+      KernelRow<RmsNormInputGradientArgs>{"avx512", Isa::kAvx512, refuse_f64,
+                                          run_input_gradient<rmsnorm_avx512::input_gradient_rows>},
+      KernelRow<RmsNormInputGradientArgs>{"avx2", Isa::kAvx2, refuse_f64,
+                                          run_input_gradient<rmsnorm_avx2::input_gradient_rows>},
       KernelRow<RmsNormInputGradientArgs>{"reference", Isa::kReference, refuse_nothing,
                                           run_input_gradient<rmsnorm_reference::input_gradient_rows>},
   };
@@ -84,6 +98,10 @@ std::span<const KernelRow<RmsNormInputGradientArgs>> rmsnorm_input_gradient_kern
 
 std::span<const KernelRow<RmsNormWeightGradientArgs>> rmsnorm_weight_gradient_kernels() {
   static const std::array rows = {
+      KernelRow<RmsNormWeightGradientArgs>{"avx512", Isa::kAvx512, refuse_f64,
+                                           run_weight_gradient<rmsnorm_avx512::weight_gradient_block>},
+      KernelRow<RmsNormWeightGradientArgs>{"avx2", Isa::kAvx2, refuse_f64,
+                                           run_weight_gradient<rmsnorm_avx2::weight_gradient_block>},
       KernelRow<RmsNormWeightGradientArgs>{"reference", Isa::kReference, refuse_nothing,
                                            run_weight_gradient<rmsnorm_reference::weight_gradient_block>},
   };

@@ -27,11 +27,16 @@ void run(const RopeArgs& args, const Stream& stream) {
 std::string refuse_nothing(const RopeArgs&) {
   return {};
 }
+std::string refuse_f64(const RopeArgs& args) {
+  return args.x.dtype == DType::kF64 ? "F64 belongs to the reference" : "";
+}
 
 }  // namespace
 
 std::span<const KernelRow<RopeArgs>> rope_kernels() {
   static const std::array rows = {
+      KernelRow<RopeArgs>{"avx512", Isa::kAvx512, refuse_f64, run<rope_avx512::rotate_rows>},
+      KernelRow<RopeArgs>{"avx2", Isa::kAvx2, refuse_f64, run<rope_avx2::rotate_rows>},
       KernelRow<RopeArgs>{"reference", Isa::kReference, refuse_nothing, run<rope_reference::rotate_rows>},
   };
   return rows;

@@ -44,11 +44,20 @@ template <class Args>
 std::string refuse_nothing(const Args&) {
   return {};
 }
+template <class Args>
+std::string refuse_f64(const Args& args) {
+  bool any = args.gate_up.dtype == DType::kF64;
+  if constexpr (requires { args.h; }) any = any || args.h.dtype == DType::kF64;
+  if constexpr (requires { args.d_h; }) any = any || args.d_h.dtype == DType::kF64 || args.d_gate_up.dtype == DType::kF64;
+  return any ? "F64 belongs to the reference" : "";
+}
 
 }  // namespace
 
 std::span<const KernelRow<SwiGluForwardArgs>> swiglu_forward_kernels() {
   static const std::array rows = {
+      KernelRow<SwiGluForwardArgs>{"avx512", Isa::kAvx512, refuse_f64, run_forward<swiglu_avx512::forward_rows>},
+      KernelRow<SwiGluForwardArgs>{"avx2", Isa::kAvx2, refuse_f64, run_forward<swiglu_avx2::forward_rows>},
       KernelRow<SwiGluForwardArgs>{"reference", Isa::kReference, refuse_nothing, run_forward<swiglu_reference::forward_rows>},
   };
   return rows;
@@ -56,6 +65,8 @@ std::span<const KernelRow<SwiGluForwardArgs>> swiglu_forward_kernels() {
 
 std::span<const KernelRow<SwiGluBackwardArgs>> swiglu_backward_kernels() {
   static const std::array rows = {
+      KernelRow<SwiGluBackwardArgs>{"avx512", Isa::kAvx512, refuse_f64, run_backward<swiglu_avx512::backward_rows>},
+      KernelRow<SwiGluBackwardArgs>{"avx2", Isa::kAvx2, refuse_f64, run_backward<swiglu_avx2::backward_rows>},
       KernelRow<SwiGluBackwardArgs>{"reference", Isa::kReference, refuse_nothing,
                                     run_backward<swiglu_reference::backward_rows>},
   };
