@@ -4,6 +4,7 @@
 #include <cstdint>
 
 #include "kernels/attention/attention.h"
+#include "kernels/attention/job.h"
 
 namespace rorqual::attention {
 
@@ -23,5 +24,9 @@ inline KeyRange visible_keys(const AttentionSequence& s, std::span<const int64_t
 
 void forward_reference(const AttentionForwardArgs& args, const Stream& stream);
 void backward_reference(const AttentionBackwardArgs& args, const Stream& stream);
+
+// Cut the arguments (F32 or BF16) into jobs and run them. Tasks are a function of the sizes alone.
+void run_forward_jobs(const AttentionForwardArgs& args, const Stream& stream, void (*run)(const ForwardJob&));
+void run_backward_jobs(const AttentionBackwardArgs& args, const Stream& stream, void (*run)(const BackwardJob&));
 
 }  // namespace rorqual::attention

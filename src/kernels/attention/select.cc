@@ -7,15 +7,29 @@ namespace rorqual {
 namespace {
 
 template <class Args>
+std::string refuse_double(const Args& args) {
+  return args.q.dtype == DType::kF64 ? "computes in FP32" : "";
+}
+
+void run_forward_avx512(const AttentionForwardArgs& args, const Stream& stream) {
+  attention::run_forward_jobs(args, stream, attention::forward_avx512);
+}
+void run_backward_avx512(const AttentionBackwardArgs& args, const Stream& stream) {
+  attention::run_backward_jobs(args, stream, attention::backward_avx512);
+}
+
+template <class Args>
 std::string refuse_nothing(const Args&) {
   return {};
 }
 
 constexpr std::array kForward = {
+    KernelRow<AttentionForwardArgs>{"avx512", Isa::kAvx512, refuse_double<AttentionForwardArgs>, run_forward_avx512},
     KernelRow<AttentionForwardArgs>{"reference", Isa::kReference, refuse_nothing<AttentionForwardArgs>,
                                     attention::forward_reference},
 };
 constexpr std::array kBackward = {
+    KernelRow<AttentionBackwardArgs>{"avx512", Isa::kAvx512, refuse_double<AttentionBackwardArgs>, run_backward_avx512},
     KernelRow<AttentionBackwardArgs>{"reference", Isa::kReference, refuse_nothing<AttentionBackwardArgs>,
                                      attention::backward_reference},
 };
