@@ -57,7 +57,7 @@ def check(name, manifest, folder):
     """Problems of one golden as text."""
     problems, same_bytes = [], True
     scratch = {"goldens": {}}
-    write(folder, name, scratch, quiet=True)
+    write(folder, name, scratch, check=True)
     for file_name in FILES:
         stored, made = read(os.path.join(GOLDEN_FOLDER, name, file_name)), read(os.path.join(folder, name, file_name))
         entry = manifest["goldens"][name]["files"][file_name]

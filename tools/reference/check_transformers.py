@@ -6,10 +6,9 @@ names and shapes are checked too: nothing may be missing or left over. MTP modul
 (it drafts tokens with it; here it is given the whole sequence), except in the dense model, as its modules are always MoE.
 
 Compared: logits of all heads, losses, and the gradient of loss + lambda * mtp_loss by every tensor. Bound, each tensor
-on its own: transformers' FP32 result is within 8 * max(e, 2^-23 * max|x|) of our FP64 result x, where e is the distance
-of our own FP32 result from x. Two FP32 runs round alike but in another order, so e is one draw of the error and theirs
-another; where one rounding dominates (an expert with few tokens) e is small by luck now and then: of some 650 tensors one
-stands at 4.06 * e, all others below 4. A wrong formula shows at 1e-2 and more, 1e5 times the bound. Exits 1 on a failure.
+on its own: transformers' FP32 result is within 4 * max(e, 2^-23 * max|x|) of our FP64 result x, where e is the distance
+of our own FP32 result from x: two FP32 runs round alike but in another order (configs.py says why no e is small by
+luck). Exits 1 if any tensor fails.
 """
 
 import json
@@ -30,7 +29,7 @@ from configs import CONFIGS
 from make_goldens import initial_state
 from model import Model, is_routing_bias, mtp_depth
 
-FACTOR = 8
+FACTOR = 4
 
 
 def ours(config, weights, tokens, token_weights, dtype):
