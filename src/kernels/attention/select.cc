@@ -17,6 +17,12 @@ void run_forward_avx512(const AttentionForwardArgs& args, const Stream& stream) 
 void run_backward_avx512(const AttentionBackwardArgs& args, const Stream& stream) {
   attention::run_backward_jobs(args, stream, attention::backward_avx512);
 }
+void run_forward_avx2(const AttentionForwardArgs& args, const Stream& stream) {
+  attention::run_forward_jobs(args, stream, attention::forward_avx2);
+}
+void run_backward_avx2(const AttentionBackwardArgs& args, const Stream& stream) {
+  attention::run_backward_jobs(args, stream, attention::backward_avx2);
+}
 
 template <class Args>
 std::string refuse_nothing(const Args&) {
@@ -25,11 +31,13 @@ std::string refuse_nothing(const Args&) {
 
 constexpr std::array kForward = {
     KernelRow<AttentionForwardArgs>{"avx512", Isa::kAvx512, refuse_double<AttentionForwardArgs>, run_forward_avx512},
+    KernelRow<AttentionForwardArgs>{"avx2", Isa::kAvx2, refuse_double<AttentionForwardArgs>, run_forward_avx2},
     KernelRow<AttentionForwardArgs>{"reference", Isa::kReference, refuse_nothing<AttentionForwardArgs>,
                                     attention::forward_reference},
 };
 constexpr std::array kBackward = {
     KernelRow<AttentionBackwardArgs>{"avx512", Isa::kAvx512, refuse_double<AttentionBackwardArgs>, run_backward_avx512},
+    KernelRow<AttentionBackwardArgs>{"avx2", Isa::kAvx2, refuse_double<AttentionBackwardArgs>, run_backward_avx2},
     KernelRow<AttentionBackwardArgs>{"reference", Isa::kReference, refuse_nothing<AttentionBackwardArgs>,
                                      attention::backward_reference},
 };
