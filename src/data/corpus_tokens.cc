@@ -315,20 +315,16 @@ TokenizedCorpus tokenize_corpus(const std::vector<CorpusSource>& sources, const 
     corpus.reused = true;
     return corpus;
   }
+  const bool is_new = !fs::exists(directory);
   clear_directory(directory);
-  Json manifest;
-  manifest["version"] = kManifestVersion;
-  manifest["request"] = request;
-  AtomicFile heldout_text(directory / kHeldoutName);
-  int64_t done_bytes = 0;
-  for (size_t i = 0; i < sources.size(); ++i) {
-    manifest["sources"].push_back(
-        tokenize_source(sources[i], i, encoder, directory, options, stream, heldout_text, done_bytes));
+  try {
+    return read_corpus(write_corpus(request, sources, encoder, directory, options, stream), directory);
+  } catch (...) {
+    std::error_code ignored;
+    clear_directory(directory);  // no half corpus is left behind
+    if (is_new) fs::remove(directory, ignored);
+    throw;
   }
-  manifest["heldout_bytes"] = heldout_text.position();
-  heldout_text.commit();
-  write_file_atomically(directory / kManifestName, manifest.dump(1) + "\n");
-  return read_corpus(manifest, directory);
 }
 
 TokenizedCorpus open_tokenized(const fs::path& directory) {
