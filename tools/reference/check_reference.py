@@ -1,6 +1,6 @@
 #!/usr/bin/env python3
 """Check what transformers cannot: YaRN against its golden table, tie-breaking, the balance loss and the MTP losses
-recomputed with loops in numpy, causality, gradients by finite differences, and AdamW, clipping and the bias update
+recomputed with loops in numpy, FP64 throughout, causality, gradients by finite differences, and AdamW, clipping and the bias update
 recomputed by the formulas of tests/golden/model/README.md. Exits 1 on a failure.
 """
 
@@ -15,7 +15,7 @@ import numpy as np
 import torch
 
 from configs import CONFIGS
-from make_goldens import REPOSITORY, initial_state, train
+from make_goldens import REPOSITORY, initial_state, renumbering, train
 from model import Model, is_routing_bias, mtp_depth, rope_frequencies, softmax_scale, top_k_mask
 
 FAILURES = []
@@ -181,6 +181,19 @@ def check_training(name):
     expect(f"{name}: weights after {run['steps']} steps by the formulas", worst, 1e-11)
 
 
+def check_fp64(name):
+    """Logits and total loss with hidden channels renumbered: a step in FP32 anywhere would show at 1e-8."""
+    config, weights, tokens, token_weights = state(name)
+    renumber = renumbering(config, np.random.default_rng(0))
+    plain = Model(config, weights).forward(tokens, token_weights)
+    other = Model(config, {key: renumber(key, w) for key, w in weights.items()}).forward(tokens, token_weights)
+    worst = max((x - y).abs().max().item() for x, y in zip(
+        [plain.logits, plain.total_loss, *plain.mtp_logits], [other.logits, other.total_loss, *other.mtp_logits]))
+    if plain.total_loss.dtype != torch.float64:
+        worst = math.inf
+    expect(f"{name}: FP64 throughout", worst, 1e-13)
+
+
 def main():
     torch.set_num_threads(1)
     check_yarn()
@@ -190,6 +203,7 @@ def main():
             check_balance_loss(name)
         if mtp_depth(config):
             check_mtp_loss(name)
+        check_fp64(name)
         check_causality(name)
         check_gradient(name)
         check_training(name)
