@@ -24,16 +24,34 @@ double frequency_unit(const RouterShape& shape, int64_t sequence_length) {
   return static_cast<double>(shape.experts) / static_cast<double>(shape.top_k * sequence_length);
 }
 
-// Σ_i f_i · mean_t s'_ti of one sequence, tokens and experts ascending, in double.
+// Σ s_i and Σ count_i·s_i, in double: four sums each (i mod 4, ascending), then (0 + 1) + (2 + 3).
+template <class T>
+void sum_and_dot(const T* s, const int64_t* count, int64_t n, double& sum, double& dot) {
+  double sums[4] = {}, dots[4] = {};
+  const auto add = [&](int64_t i, int64_t lane) {
+    sums[lane] += static_cast<double>(s[i]);
+    dots[lane] += static_cast<double>(count[i]) * static_cast<double>(s[i]);
+  };
+  int64_t i = 0;
+  for (; i + 4 <= n; i += 4) {
+    add(i, 0);
+    add(i + 1, 1);
+    add(i + 2, 2);
+    add(i + 3, 3);
+  }
+  for (int64_t lane = 0; i < n; ++i, ++lane) add(i, lane);
+  sum = (sums[0] + sums[1]) + (sums[2] + sums[3]);
+  dot = (dots[0] + dots[1]) + (dots[2] + dots[3]);
+}
+
+// Σ_i f_i · mean_t s'_ti of one sequence, tokens ascending.
 template <class T>
 double sequence_loss(const RouterShape& shape, const Tensor& scores, int64_t begin, int64_t length, const int64_t* count) {
   const double unit = frequency_unit(shape, length);
   double loss = 0;
   for (int64_t t = begin; t < begin + length; ++t) {
-    const T* s = scores.row<T>(t);
     double sum = 0, dot = 0;
-    for (int64_t i = 0; i < shape.experts; ++i) sum += static_cast<double>(s[i]);
-    for (int64_t i = 0; i < shape.experts; ++i) dot += static_cast<double>(count[i]) * static_cast<double>(s[i]);
+    sum_and_dot(scores.row<T>(t), count, shape.experts, sum, dot);
     loss += unit * dot / (sum + kTiny);
   }
   return loss / static_cast<double>(length);

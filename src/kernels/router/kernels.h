@@ -27,9 +27,19 @@ struct BackwardRow {
 struct VectorKernels {
   // scores[i] = sigmoid(logits[i]), or softmax over the row.
   void (*scores)(const float* logits, int64_t experts, bool softmax, float* scores);
+  // The choice that ExpertChooser makes. scratch: choose_scratch(shape) floats;
+  // kept: shape.top_groups indices.
+  void (*choose)(const RouterShape& shape, const float* scores, const float* bias, float* scratch, int32_t* kept,
+                 int32_t* expert);
   void (*backward)(const BackwardRow& row);
 };
 extern const VectorKernels kAvx2, kAvx512;
+
+// Biased scores and group scores, each padded to whole vectors, and one vector.
+inline constexpr int64_t kMaxLanes = 16;
+inline int64_t choose_scratch(const RouterShape& shape) {
+  return shape.experts + shape.groups + 3 * kMaxLanes;
+}
 
 void forward_reference(const RouterForwardArgs& args, const Stream& stream);
 void backward_reference(const RouterBackwardArgs& args, const Stream& stream);

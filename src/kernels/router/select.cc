@@ -32,12 +32,13 @@ void forward(const RouterForwardArgs& a, const Stream& stream) {
   const int64_t tokens = a.logits.rows, step = tokens_per_task(a.shape.experts);
   const float* bias = a.bias ? a.bias.ptr<float>() : nullptr;
   stream.parallel((tokens + step - 1) / step, [&](int64_t task) {
-    ExpertChooser<float> chooser(a.shape);
+    std::vector<float> scratch(static_cast<size_t>(choose_scratch(a.shape)));
+    std::vector<int32_t> kept(static_cast<size_t>(a.shape.top_groups));
     for (int64_t t = task * step; t < std::min(tokens, (task + 1) * step); ++t) {
       float* scores = a.scores.row<float>(t);
       int32_t* expert = a.expert + t * a.shape.top_k;
       kernels.scores(a.logits.row<float>(t), a.shape.experts, a.shape.score == ScoreFunction::kSoftmax, scores);
-      chooser.choose(scores, bias, expert);
+      kernels.choose(a.shape, scores, bias, scratch.data(), kept.data(), expert);
       routing_weights(a.shape, scores, expert, a.weight.row<float>(t));
     }
   });

@@ -1,4 +1,5 @@
-// Which experts a token goes to: a function of its scores and the bias alone, one scalar code for every instruction set.
+// Which experts a token goes to: a function of its scores and the bias alone. The scalar truth; the vector kernels choose the
+// same by exact comparisons (choose.inc).
 #pragma once
 
 #include <cmath>
