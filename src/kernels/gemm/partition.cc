@@ -6,9 +6,6 @@ namespace rorqual {
 namespace {
 
 constexpr double kReadBytesPerNs = 20;  // of the weight: what bounds products with few rows
-constexpr double kShortestTaskNs = 30e3, kLongestTaskNs = 1e6;
-constexpr double kTasks = 16;
-
 int64_t divide_up(int64_t a, int64_t b) {
   return (a + b - 1) / b;
 }
@@ -44,7 +41,7 @@ void cut(const GemmShape& s, int64_t problem, int64_t parts, const GemmTile& til
 std::vector<GemmTask> partition_gemm(std::span<const GemmShape> shapes, const GemmTile& tile) {
   double total = 0;
   for (const GemmShape& s : shapes) total += cost_ns(s, tile.flops_per_ns);
-  const double target = std::clamp(total / kTasks, kShortestTaskNs, kLongestTaskNs);
+  const double target = std::clamp(total / tile.tasks, tile.shortest_task_ns, tile.longest_task_ns);
   std::vector<GemmTask> tasks;
   for (size_t i = 0; i < shapes.size(); ++i) {
     const GemmShape& s = shapes[i];

@@ -22,16 +22,19 @@ struct GemmTask {
   friend bool operator==(const GemmTask&, const GemmTask&) = default;
 };
 
-// What a kernel wants: blocks that start at multiples of its tile, and how fast it is (that sets how much work is worth a
-// task).
+// What a kernel wants: blocks that start at multiples of its tile, how fast it is (that sets how much work is worth a task),
+// and how finely a call may be cut: every block reads its rows and columns anew.
 struct GemmTile {
   int64_t rows = 1;
   int64_t cols = 16;
   double flops_per_ns = 1;
+  double tasks = 16;  // into which a call is cut, unless they come out shorter or longer than the next two
+  double shortest_task_ns = 30e3;
+  double longest_task_ns = 1e6;
 };
 
-// Covers every output element of every shape exactly once; shapes without elements get no task. A call worth less than about
-// 30 µs of one thread is not cut at all; larger ones into about 64 tasks of 30 to 500 µs, each problem by its share.
+// Covers every output element of every shape exactly once; shapes without elements get no task. Each problem is cut by its
+// share of the call's work, a call below the shortest task not at all.
 std::vector<GemmTask> partition_gemm(std::span<const GemmShape> shapes, const GemmTile& tile);
 
 }  // namespace rorqual

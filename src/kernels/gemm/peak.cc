@@ -15,7 +15,7 @@ using Loop = double (*)(int64_t rounds);
 Loop loop_of(DType operands) {
   const Isa isa = allowed_isa();
   if (operands == DType::kF64 || isa == Isa::kReference) return gemm::peak_reference;
-  if (isa == Isa::kAvx2) return gemm::peak_reference;
+  if (isa == Isa::kAvx2) return gemm::peak_avx2;
   return gemm::peak_avx512;
 }
 

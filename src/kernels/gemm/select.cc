@@ -103,9 +103,18 @@ void run_blocks(const WeightGradientArgs& args, const Stream& stream, const Gemm
   });
 }
 
+// A gradient's block reads all tokens for its rows and for its columns, so it is cut less finely.
+constexpr GemmTile gradient_of(GemmTile tile) {
+  tile.tasks = 8;
+  tile.shortest_task_ns = 150e3;
+  return tile;
+}
 constexpr GemmTile kReferenceTile{.rows = 1, .cols = 16, .flops_per_ns = 2};
 constexpr GemmTile kAvx2Tile{.rows = 6, .cols = 16, .flops_per_ns = 60};
 constexpr GemmTile kAvx512Tile{.rows = 12, .cols = 32, .flops_per_ns = 120};
+constexpr GemmTile kReferenceGradient = gradient_of(kReferenceTile);
+constexpr GemmTile kAvx2Gradient = gradient_of(kAvx2Tile);
+constexpr GemmTile kAvx512Gradient = gradient_of(kAvx512Tile);
 
 // A row's two functions.
 template <auto kKernel, const GemmTile& kTile, class Args>
@@ -126,13 +135,17 @@ constexpr auto kF32 = DType::kF32, kBF16 = DType::kBF16;
 const KernelRow<LinearArgs> kLinear[] = {
     {"avx512_bf16", Isa::kAvx512, only<kBF16>, run<gemm::linear_avx512_bf16, kAvx512Tile>},
     {"avx512_f32", Isa::kAvx512, only<kF32>, run<gemm::linear_avx512_f32, kAvx512Tile>},
+    {"avx2_bf16", Isa::kAvx2, only<kBF16>, run<gemm::linear_avx2_bf16, kAvx2Tile>},
+    {"avx2_f32", Isa::kAvx2, only<kF32>, run<gemm::linear_avx2_f32, kAvx2Tile>},
     {"reference", Isa::kReference, anything, run<gemm::linear_reference, kReferenceTile>},
 };
 
 const KernelRow<WeightGradientArgs> kWeightGradient[] = {
-    {"avx512_bf16", Isa::kAvx512, only<kBF16>, run<gemm::gradient_avx512_bf16, kAvx512Tile>},
-    {"avx512_f32", Isa::kAvx512, only<kF32>, run<gemm::gradient_avx512_f32, kAvx512Tile>},
-    {"reference", Isa::kReference, anything, run<gemm::gradient_reference, kReferenceTile>},
+    {"avx512_bf16", Isa::kAvx512, only<kBF16>, run<gemm::gradient_avx512_bf16, kAvx512Gradient>},
+    {"avx512_f32", Isa::kAvx512, only<kF32>, run<gemm::gradient_avx512_f32, kAvx512Gradient>},
+    {"avx2_bf16", Isa::kAvx2, only<kBF16>, run<gemm::gradient_avx2_bf16, kAvx2Gradient>},
+    {"avx2_f32", Isa::kAvx2, only<kF32>, run<gemm::gradient_avx2_f32, kAvx2Gradient>},
+    {"reference", Isa::kReference, anything, run<gemm::gradient_reference, kReferenceGradient>},
 };
 
 }  // namespace
