@@ -6,7 +6,7 @@
 namespace rorqual::attention {
 
 // Sizes of a job's blocks. They are part of the order of sums: changing one changes bits.
-inline constexpr int64_t kQueryChunk = 240;   // forward: query rows per job at most
+inline constexpr int64_t kQueryChunk = 256;   // forward: query rows per job at most
 inline constexpr int64_t kForwardKeys = 256;  // forward: keys per step of the running softmax
 inline constexpr int64_t kQueryGroup = 24;    // forward: query rows whose scores are held at a time
 inline constexpr int64_t kBackwardBlock = 64;

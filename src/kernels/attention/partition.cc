@@ -126,7 +126,7 @@ int64_t pad16(int64_t n) {
 int64_t forward_scratch(const JobShape& s) {
   const int64_t padded = pad16(s.dim()), v_padded = pad16(s.v_dim);
   return 2 * pad16(2 * s.queries) + kForwardKeys * (s.dim() + v_padded) + kWidestPanel * padded +
-         s.queries * (padded + v_padded) + kQueryGroup * kForwardKeys + 2 * pad16(s.queries);
+         s.queries * v_padded + kQueryGroup * (padded + kForwardKeys) + 2 * pad16(s.queries);
 }
 
 int64_t backward_scratch(const JobShape& s) {
