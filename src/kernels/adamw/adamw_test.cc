@@ -4,6 +4,7 @@
 
 #include <deque>
 
+#include "kernels/adamw/kernels.h"
 #include "kernels/common/matrix_for_tests.h"
 
 namespace rorqual {
@@ -179,6 +180,35 @@ TEST(AdamWReference, FirstStepByHand) {
   EXPECT_EQ(e.m.at(0, 0), static_cast<double>(Bf16(static_cast<float>(1 - 0.9) * 6.0f)));
   EXPECT_EQ(e.v.at(0, 0), static_cast<double>(Bf16(static_cast<float>(1 - 0.95) * 36.0f)));
   EXPECT_EQ(e.m.at(0, 1), static_cast<double>(Bf16(static_cast<float>(1 - 0.9) * (-0.03f * 2.0f))));
+}
+
+// Every element once, in order, small tensors together.
+TEST(AdamWPartition, CoversEveryElementOnce) {
+  std::vector<AdamWTensor> list;
+  const int64_t counts[] = {5, 0, 16384, 16385, 100, 200, 40000, 0, 7};
+  for (int64_t n : counts) {
+    AdamWTensor t;
+    t.w = Tensor(nullptr, DType::kF32, 1, n);
+    list.push_back(t);
+  }
+  const adamw_detail::Partition p = adamw_detail::cut_work(settings(list));
+  ASSERT_EQ(p.task_begin.front(), 0);
+  ASSERT_EQ(p.task_begin.back(), static_cast<int64_t>(p.blocks.size()));
+  std::vector<int64_t> covered(std::size(counts));
+  for (int64_t task = 0; task < p.tasks(); ++task) {
+    int64_t elements = 0;
+    for (int64_t i = p.task_begin[task]; i < p.task_begin[task + 1]; ++i) {
+      EXPECT_EQ(p.blocks[i].begin, covered[p.blocks[i].tensor]);
+      covered[p.blocks[i].tensor] += p.blocks[i].count;
+      elements += p.blocks[i].count;
+    }
+    EXPECT_GT(elements, 0);
+    EXPECT_LE(elements, adamw_detail::kBlockElements);
+  }
+  for (size_t i = 0; i < std::size(counts); ++i) EXPECT_EQ(covered[i], counts[i]);
+  // [5] [16384] [16384] [1 + 100 + 200] [16384] [16384] [7232 + 7]
+  EXPECT_EQ(p.tasks(), 7);
+  EXPECT_EQ(adamw_detail::cut_work(settings({})).tasks(), 0);
 }
 
 TEST(AdamWReference, PlantedDefectsAreSeen) {

@@ -44,8 +44,14 @@ struct BlockRange {
   int64_t tensor, begin, count;
 };
 inline constexpr int64_t kBlockElements = 16384;
-// All tensors cut into blocks of kBlockElements, in order; no block crosses tensors.
-std::vector<BlockRange> cut_blocks(const AdamWArgs& args);
+// The work of a step: all tensors cut into blocks of at most kBlockElements, in order, none across tensors; task i takes blocks
+// [task_begin[i], task_begin[i + 1]), which hold kBlockElements at most, so that many small tensors make one task.
+struct Partition {
+  std::vector<BlockRange> blocks;
+  std::vector<int64_t> task_begin;
+  int64_t tasks() const { return static_cast<int64_t>(task_begin.size()) - 1; }
+};
+Partition cut_work(const AdamWArgs& args);
 
 void run_reference(const AdamWArgs& args, const Stream& stream);
 

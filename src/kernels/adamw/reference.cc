@@ -60,8 +60,10 @@ template Coefficients<float> coefficients<float>(const AdamWArgs&, double);
 template Coefficients<double> coefficients<double>(const AdamWArgs&, double);
 
 void run_reference(const AdamWArgs& args, const Stream& stream) {
-  const std::vector<BlockRange> blocks = cut_blocks(args);
-  stream.parallel(static_cast<int64_t>(blocks.size()), [&](int64_t i) { run_block(args, blocks[static_cast<size_t>(i)]); });
+  const Partition work = cut_work(args);
+  stream.parallel(work.tasks(), [&](int64_t task) {
+    for (int64_t i = work.task_begin[task]; i < work.task_begin[task + 1]; ++i) run_block(args, work.blocks[i]);
+  });
 }
 
 }  // namespace rorqual::adamw_detail

@@ -7,14 +7,23 @@
 namespace rorqual {
 namespace adamw_detail {
 
-std::vector<BlockRange> cut_blocks(const AdamWArgs& args) {
-  std::vector<BlockRange> blocks;
+Partition cut_work(const AdamWArgs& args) {
+  Partition p;
+  int64_t elements = kBlockElements;  // of the open task; full at the start, so that the first block opens one
   for (size_t i = 0; i < args.tensors.size(); ++i) {
     const int64_t count = args.tensors[i].w.count();
-    for (int64_t begin = 0; begin < count; begin += kBlockElements)
-      blocks.push_back({static_cast<int64_t>(i), begin, std::min(kBlockElements, count - begin)});
+    for (int64_t begin = 0; begin < count; begin += kBlockElements) {
+      const int64_t n = std::min(kBlockElements, count - begin);
+      if (elements + n > kBlockElements) {
+        p.task_begin.push_back(static_cast<int64_t>(p.blocks.size()));
+        elements = 0;
+      }
+      elements += n;
+      p.blocks.push_back({static_cast<int64_t>(i), begin, n});
+    }
   }
-  return blocks;
+  p.task_begin.push_back(static_cast<int64_t>(p.blocks.size()));
+  return p;
 }
 
 namespace {
@@ -44,23 +53,25 @@ std::string refuse_vector(const AdamWArgs& args) {
 
 template <const RunBlock& run_block>
 void run_vector(const AdamWArgs& args, const Stream& stream) {
-  const std::vector<BlockRange> blocks = cut_blocks(args);
+  const Partition work = cut_work(args);
   std::vector<Coefficients<float>> constants;
   for (const AdamWTensor& t : args.tensors) constants.push_back(coefficients<float>(args, t.decay));
   const auto from = [](const Tensor& x, int64_t begin) -> void* {
     return static_cast<std::byte*>(x.data) + begin * size_of(x.dtype);
   };
-  stream.parallel(static_cast<int64_t>(blocks.size()), [&](int64_t i) {
-    const BlockRange& b = blocks[static_cast<size_t>(i)];
-    const AdamWTensor& t = args.tensors[static_cast<size_t>(b.tensor)];
-    run_block({.w = t.w.ptr<float>() + b.begin,
-               .g = t.g.ptr<float>() + b.begin,
-               .m = from(t.m, b.begin),
-               .v = from(t.v, b.begin),
-               .m_is_bf16 = t.m.dtype == DType::kBF16,
-               .v_is_bf16 = t.v.dtype == DType::kBF16,
-               .count = b.count,
-               .c = constants[static_cast<size_t>(b.tensor)]});
+  stream.parallel(work.tasks(), [&](int64_t task) {
+    for (int64_t i = work.task_begin[task]; i < work.task_begin[task + 1]; ++i) {
+      const BlockRange& b = work.blocks[i];
+      const AdamWTensor& t = args.tensors[static_cast<size_t>(b.tensor)];
+      run_block({.w = t.w.ptr<float>() + b.begin,
+                 .g = t.g.ptr<float>() + b.begin,
+                 .m = from(t.m, b.begin),
+                 .v = from(t.v, b.begin),
+                 .m_is_bf16 = t.m.dtype == DType::kBF16,
+                 .v_is_bf16 = t.v.dtype == DType::kBF16,
+                 .count = b.count,
+                 .c = constants[static_cast<size_t>(b.tensor)]});
+    }
   });
 }
 

@@ -129,16 +129,18 @@ TEST_P(CrossEntropy, ExtremeLogits) {
   ThreadPool pool(1);
   const Stream stream(pool);
   for (int64_t vocabulary : {3, 16, 50, 5000}) {
-    Problem p(DType::kF32, 6, vocabulary, 4);
+    Problem p(DType::kF32, 8, vocabulary, 4);
     for (int64_t c = 0; c < vocabulary; ++c) {
       p.logits.set(0, c, 3e38 - static_cast<double>(c) * 1e33);  // nothing overflows
       p.logits.set(1, c, -3e38);
       p.logits.set(2, c, c == 1 ? 200.0 : -INFINITY);
       p.logits.set(3, c, c == vocabulary - 1 ? std::nan("") : 1.0);  // only the last element poisons its row
       p.logits.set(4, c, c == 0 ? INFINITY : 1.0);
-      p.logits.set(5, c, c == vocabulary - 1 ? 20.0 : 0.0);  // the maximum comes last
+      p.logits.set(5, c, c == vocabulary - 1 ? 20.0 : 0.0);                               // the maximum comes last
+      p.logits.set(6, c, c == vocabulary - 1 ? 1.0 : -INFINITY);                          // whole blocks of -inf first
+      p.logits.set(7, c, c == 0 ? std::nan("") : c == vocabulary - 1 ? 1.0 : -INFINITY);  // a NaN among them
     }
-    p.target = {0, 1, 1, 0, 1, static_cast<int32_t>(vocabulary - 1)};
+    p.target = {0, 1, 1, 0, 1, static_cast<int32_t>(vocabulary - 1), static_cast<int32_t>(vocabulary - 1), 1};
     const Result expected = run(cross_entropy_kernels().back(), p, Output::kF32, stream);
     const Result actual = run(GetParam(), p, Output::kF32, stream);
     EXPECT_EQ(compare(p, expected, actual), "") << vocabulary;
@@ -147,6 +149,8 @@ TEST_P(CrossEntropy, ExtremeLogits) {
     EXPECT_EQ(actual.d.at(2, 0), 0.0);
     EXPECT_TRUE(std::isnan(actual.nll.at(0, 3)));
     EXPECT_TRUE(std::isnan(actual.nll.at(0, 4)));
+    EXPECT_EQ(actual.nll.at(0, 6), 0.0);
+    EXPECT_TRUE(std::isnan(actual.nll.at(0, 7)));
   }
 }
 
