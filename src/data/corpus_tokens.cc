@@ -39,20 +39,30 @@ Json describe_request(const std::vector<CorpusSource>& sources, const Encoder& e
   return request;
 }
 
+bool is_there(const fs::path& path) {
+  std::error_code ignored;
+  return fs::exists(path, ignored);
+}
+
 // Removes what an earlier or interrupted tokenisation left, and nothing else.
-void clear_directory(const fs::path& directory) {
+void remove_leftovers(const fs::path& directory, std::error_code& error) {
+  // The manifest first: without it, what else is left counts for nothing.
+  fs::remove(directory / kManifestName, error);
+  std::vector<fs::path> leftovers;
+  for (fs::directory_iterator entry(directory, error), end; !error && entry != end; entry.increment(error)) {
+    const std::string name = entry->path().filename().string();
+    const std::string whole = name.substr(0, name.find(".partial."));
+    if (whole.ends_with(".rqs") || whole == kHeldoutName || whole == kManifestName) leftovers.push_back(entry->path());
+  }
+  for (size_t i = 0; i < leftovers.size() && !error; ++i) fs::remove(leftovers[i], error);
+}
+
+void make_empty_directory(const fs::path& directory) {
   std::error_code error;
   fs::create_directories(directory, error);
   if (error) fail("cannot make the folder {}: {}", directory.string(), error.message());
-  // The manifest first: without it, what else is left counts for nothing.
-  fs::remove(directory / kManifestName, error);
-  for (const fs::directory_entry& entry : fs::directory_iterator(directory)) {
-    const std::string name = entry.path().filename().string();
-    const std::string whole = name.substr(0, name.find(".partial."));
-    if (whole.ends_with(".rqs") || whole == kHeldoutName || whole == kManifestName) {
-      if (!fs::remove(entry.path(), error)) fail("cannot remove {}: {}", entry.path().string(), error.message());
-    }
-  }
+  remove_leftovers(directory, error);
+  if (error) fail("cannot clear the folder {}: {}", directory.string(), error.message());
 }
 
 // The shards of one source and split.
@@ -226,7 +236,7 @@ void check_shards_of_manifest(const Json& manifest, const fs::path& directory) {
     for (const char* split : {"train", "heldout"}) {
       for (const Json& shard : source.at(split)) {
         const fs::path path = directory / shard.at("file").get<std::string>();
-        if (!fs::exists(path)) fail("the token shard {} is missing; {}", path.string(), kRemedy);
+        if (!is_there(path)) fail("the token shard {} is missing; {}", path.string(), kRemedy);
         const ShardInfo info = describe_shard(path);
         if (info.header_hash != parse_hex(shard.at("hash"))) {
           fail("the token shard {} is not the one that {} names; {}", path.string(), (directory / kManifestName).string(),
@@ -246,7 +256,7 @@ void check_shards_of_manifest(const Json& manifest, const fs::path& directory) {
 
 std::optional<Json> read_manifest(const fs::path& directory) {
   const fs::path path = directory / kManifestName;
-  if (!fs::exists(path)) return std::nullopt;
+  if (!is_there(path)) return std::nullopt;
   try {
     Json manifest = Json::parse(read_file(path));
     if (manifest.at("version").get<int>() != kManifestVersion) {
@@ -315,13 +325,13 @@ TokenizedCorpus tokenize_corpus(const std::vector<CorpusSource>& sources, const 
     corpus.reused = true;
     return corpus;
   }
-  const bool is_new = !fs::exists(directory);
-  clear_directory(directory);
+  const bool is_new = !is_there(directory);
+  make_empty_directory(directory);
   try {
     return read_corpus(write_corpus(request, sources, encoder, directory, options, stream), directory);
   } catch (...) {
     std::error_code ignored;
-    clear_directory(directory);  // no half corpus is left behind
+    remove_leftovers(directory, ignored);  // no half corpus stays behind
     if (is_new) fs::remove(directory, ignored);
     throw;
   }

@@ -2,8 +2,10 @@
 
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
+#include <sys/resource.h>
 
 #include <atomic>
+#include <csignal>
 #include <map>
 
 #include "data/corpus_test_support.h"
@@ -179,6 +181,24 @@ TEST(TokenizeCorpus, NothingIsLeftBehindAnError) {
   EXPECT_THAT(error_of([&] { tokenize_corpus(sources, byte_encoder(), dir.path() / "out", options, two.stream); }),
               HasSubstr("bad.jsonl, line 2"));
   EXPECT_FALSE(fs::exists(dir.path() / "out"));
+}
+
+TEST(TokenizeCorpus, FullDiskIsAnErrorAndLeavesNothing) {
+  const TempDir dir;
+  const Threads two(2);
+  const auto sources = make_corpus(dir);
+  rlimit old{};
+  ASSERT_EQ(::getrlimit(RLIMIT_FSIZE, &old), 0);
+  const auto old_handler = std::signal(SIGXFSZ, SIG_IGN);
+  for (const rlim_t limit : {rlim_t{0}, rlim_t{5000}, rlim_t{12000}}) {
+    const rlimit small{limit, old.rlim_max};
+    ASSERT_EQ(::setrlimit(RLIMIT_FSIZE, &small), 0);
+    const std::string message = error_of([&] { tokenize_corpus(sources, byte_encoder(), dir.path() / "out", {}, two.stream); });
+    ::setrlimit(RLIMIT_FSIZE, &old);
+    EXPECT_THAT(message, HasSubstr("cannot write " + (dir.path() / "out").string()));
+    EXPECT_FALSE(fs::exists(dir.path() / "out")) << limit;
+  }
+  std::signal(SIGXFSZ, old_handler);
 }
 
 TEST(TokenizeCorpus, EmptyAndWhollyHeldoutCorpora) {

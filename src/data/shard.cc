@@ -175,6 +175,7 @@ void ShardReader::copy_tokens(int64_t document, int64_t begin, std::span<int32_t
   CHECK(begin >= 0 && begin + count <= tokens, "tokens {} to {} of {}", begin, begin + count, tokens);
   const int64_t first = static_cast<int64_t>(offset(document)) + begin;
   const std::byte* const data = bytes_.data() + kShardHeaderBytes + first * info_.token_bytes;
+  if (count == 0) return;
   if (info_.token_bytes == 4) {
     std::memcpy(out.data(), data, static_cast<size_t>(count) * 4);
     return;
