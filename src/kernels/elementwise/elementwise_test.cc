@@ -95,7 +95,7 @@ TEST_P(ConvertRows, DoesNotDependOnThreads) {
   SKIP_IF_CPU_LACKS(GetParam());
   for (const int64_t gap : {0, 3})
     for (const int threads : {2, 3}) {
-      Convert c(DType::kF32, DType::kBF16, 400, 999, gap, true);
+      Convert c(DType::kF32, DType::kBF16, 110, 999, gap, true);
       ThreadPool pool(threads);
       GetParam().run(c.args(), Stream(pool));
       EXPECT_EQ(check(c), "") << threads << " threads, gap " << gap;
@@ -169,7 +169,7 @@ TEST_P(GatherRows, EqualsTheConversionOfEachRow) {
       }
   EXPECT_GE(runs, 4 * static_cast<int>(mixed_sizes().size()));
   for (const int threads : {2, 3}) {
-    Gather g(DType::kBF16, DType::kF32, 500, 777);
+    Gather g(DType::kBF16, DType::kF32, 200, 777);
     ThreadPool pool(threads);
     GetParam().run(g.args(), Stream(pool));
     EXPECT_EQ(check(g), "") << threads << " threads";
@@ -244,16 +244,16 @@ TEST_P(CombineRows, EqualsTheReference) {
       for (const DType payload : kTypes)
         for (const auto use : {Combine::Base::kAbsent, Combine::Base::kApart, Combine::Base::kInPlace})
           for (const int64_t d : mixed_sizes()) {
-            if (d % 3 != static_cast<int64_t>(use) && d > 40) continue;
+            if ((d + static_cast<int64_t>(x_type) + static_cast<int64_t>(payload)) % 3 != static_cast<int64_t>(use)) continue;
             Combine c(x_type, y_type, payload, 3, d, 1 + d % 8, use);
             if (!takes(GetParam(), c.args())) continue;
             GetParam().run(c.args(), one_thread());
             ASSERT_EQ(check(c), "") << dtype_name(x_type) << " to " << dtype_name(y_type) << ", d " << d;
             ++runs;
           }
-  EXPECT_GE(runs, 8 * 3 * 40);
+  EXPECT_GE(runs, 8 * 40);
   for (const int threads : {2, 3}) {
-    Combine c(DType::kBF16, DType::kF32, DType::kBF16, 300, 777, 8, Combine::Base::kInPlace);
+    Combine c(DType::kBF16, DType::kF32, DType::kBF16, 60, 777, 8, Combine::Base::kInPlace);
     ThreadPool pool(threads);
     GetParam().run(c.args(), Stream(pool));
     EXPECT_EQ(check(c), "") << threads << " threads";

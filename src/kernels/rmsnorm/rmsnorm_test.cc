@@ -102,16 +102,16 @@ TEST_P(RmsNormForward, TheCheckSeesAWrongRowAndALostTail) {
 
 TEST_P(RmsNormForward, ARowDependsOnItselfAloneAndNotOnThreads) {
   SKIP_IF_CPU_LACKS(GetParam());
-  Forward f(DType::kBF16, DType::kF32, 301, 777, 3);
+  Forward f(DType::kBF16, DType::kF32, 201, 777, 3);
   GetParam().run(f.args(), one_thread());
   for (const int threads : {2, 3}) {
-    Forward again(DType::kBF16, DType::kF32, 301, 777, 3);
+    Forward again(DType::kBF16, DType::kF32, 201, 777, 3);
     ThreadPool pool(threads);
     GetParam().run(again.args(), Stream(pool));
     EXPECT_EQ(difference(f.y, again.y), "") << threads << " threads";
   }
-  for (const int64_t r : {0, 150, 300}) {
-    Forward one(DType::kBF16, DType::kF32, 301, 777, 3);
+  for (const int64_t r : {0, 100, 200}) {
+    Forward one(DType::kBF16, DType::kF32, 201, 777, 3);
     RmsNormForwardArgs args = one.args();
     args.x = args.x.row_range(r, 1);
     args.y = args.y.row_range(r, 1);
@@ -202,10 +202,10 @@ TEST_P(RmsNormInputGradient, TheCheckSeesAZeroedTailAndAMissingSecondTerm) {
 
 TEST_P(RmsNormInputGradient, DoesNotDependOnThreads) {
   SKIP_IF_CPU_LACKS(GetParam());
-  InputGradient g(DType::kF32, DType::kF32, DType::kF32, 301, 777, true, 5);
+  InputGradient g(DType::kF32, DType::kF32, DType::kF32, 201, 777, true, 5);
   GetParam().run(g.args(), one_thread());
   for (const int threads : {2, 3}) {
-    InputGradient again(DType::kF32, DType::kF32, DType::kF32, 301, 777, true, 5);
+    InputGradient again(DType::kF32, DType::kF32, DType::kF32, 201, 777, true, 5);
     ThreadPool pool(threads);
     GetParam().run(again.args(), Stream(pool));
     EXPECT_EQ(difference(g.d_x, again.d_x), "") << threads << " threads";
@@ -286,17 +286,17 @@ TEST_P(RmsNormWeightGradient, TheCheckSeesALostRowAndALostBlock) {
 // Blocks of 128 rows, summed apart and added in order: so calls over whole blocks give the bits of one call.
 TEST_P(RmsNormWeightGradient, BlocksAreSummedFromZeroAndAddedInOrder) {
   SKIP_IF_CPU_LACKS(GetParam());
-  WeightGradient whole(DType::kBF16, DType::kF32, 700, 333, 21), parts(DType::kBF16, DType::kF32, 700, 333, 21);
+  WeightGradient whole(DType::kBF16, DType::kF32, 500, 333, 21), parts(DType::kBF16, DType::kF32, 500, 333, 21);
   GetParam().run(whole.args(), one_thread());
-  for (int64_t begin = 0; begin < 700; begin += 128) {
+  for (int64_t begin = 0; begin < 500; begin += 128) {
     RmsNormWeightGradientArgs part = parts.args();
-    part.x = part.x.row_range(begin, std::min<int64_t>(128, 700 - begin));
-    part.d_y = part.d_y.row_range(begin, std::min<int64_t>(128, 700 - begin));
+    part.x = part.x.row_range(begin, std::min<int64_t>(128, 500 - begin));
+    part.d_y = part.d_y.row_range(begin, std::min<int64_t>(128, 500 - begin));
     GetParam().run(part, one_thread());
   }
   EXPECT_EQ(difference(whole.d_w, parts.d_w), "");
   for (const int threads : {2, 3}) {
-    WeightGradient again(DType::kBF16, DType::kF32, 700, 333, 21);
+    WeightGradient again(DType::kBF16, DType::kF32, 500, 333, 21);
     ThreadPool pool(threads);
     GetParam().run(again.args(), Stream(pool));
     EXPECT_EQ(difference(whole.d_w, again.d_w), "") << threads << " threads";

@@ -124,7 +124,7 @@ TEST_P(Rope, TheCheckSeesTheWrongDirectionLayoutAndPosition) {
 
 TEST_P(Rope, DoesNotDependOnThreads) {
   SKIP_IF_CPU_LACKS(GetParam());
-  const Case c{.rows = 200, .heads = 16, .offset = 128, .dim = 64, .after = 0, .interleaved = true, .inverse = false};
+  const Case c{.rows = 80, .heads = 16, .offset = 128, .dim = 64, .after = 0, .interleaved = true, .inverse = false};
   Problem p(DType::kF32, c, 5);
   GetParam().run(p.args(), one_thread());
   for (const int threads : {2, 3}) {

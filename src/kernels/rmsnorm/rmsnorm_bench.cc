@@ -1,0 +1,71 @@
+// Bytes per second of RMSNorm's rows over DeepSeek-V3's width; compare convert's copy.
+#include <benchmark/benchmark.h>
+
+#include <vector>
+
+#include "kernels/rmsnorm/rmsnorm.h"
+
+namespace rorqual {
+namespace {
+
+constexpr int64_t kRows = 1024, kCols = 7168;
+
+Stream one_thread() {
+  static ThreadPool pool(1);
+  return Stream(pool);
+}
+
+struct Buffer {
+  std::vector<std::byte> bytes;
+  Tensor tensor;
+  Buffer(DType dtype, int64_t rows, int64_t cols) : bytes(static_cast<size_t>(rows * cols * size_of(dtype))) {
+    tensor = {bytes.data(), dtype, rows, cols};
+    for (int64_t i = 0; i < rows * cols; ++i) {
+      const float value = static_cast<float>(i % 17) * 0.1f - 0.8f;
+      if (dtype == DType::kF32)
+        tensor.ptr<float>()[i] = value;
+      else
+        tensor.ptr<Bf16>()[i] = Bf16(value);
+    }
+  }
+};
+
+void forward(benchmark::State& state, const KernelRow<RmsNormForwardArgs>& row, DType dtype) {
+  const Buffer x(dtype, kRows, kCols), w(DType::kF32, 1, kCols), y(dtype, kRows, kCols);
+  for (auto _ : state) row.run({.x = x.tensor, .w = w.tensor, .y = y.tensor, .eps = 1e-6}, one_thread());
+  state.SetBytesProcessed(state.iterations() * 2 * x.tensor.bytes());
+}
+
+void input_gradient(benchmark::State& state, const KernelRow<RmsNormInputGradientArgs>& row, DType dtype) {
+  const Buffer x(dtype, kRows, kCols), w(DType::kF32, 1, kCols), d_y(dtype, kRows, kCols), d_x(DType::kF32, kRows, kCols);
+  const RmsNormInputGradientArgs args{
+      .x = x.tensor, .w = w.tensor, .d_y = d_y.tensor, .d_x = d_x.tensor, .accumulate = true, .eps = 1e-6};
+  for (auto _ : state) row.run(args, one_thread());
+  state.SetBytesProcessed(state.iterations() * 2 * (x.tensor.bytes() + d_x.tensor.bytes()));
+}
+
+void weight_gradient(benchmark::State& state, const KernelRow<RmsNormWeightGradientArgs>& row, DType dtype) {
+  const Buffer x(dtype, kRows, kCols), d_y(dtype, kRows, kCols), d_w(DType::kF32, 1, kCols);
+  for (auto _ : state) row.run({.x = x.tensor, .d_y = d_y.tensor, .d_w = d_w.tensor, .eps = 1e-6}, one_thread());
+  state.SetBytesProcessed(state.iterations() * 2 * x.tensor.bytes());
+}
+
+template <class Args>
+void add(std::string_view name, std::span<const KernelRow<Args>> rows,
+         void (*body)(benchmark::State&, const KernelRow<Args>&, DType)) {
+  for (const KernelRow<Args>& row : rows)
+    for (const DType dtype : {DType::kF32, DType::kBF16})
+      if (row.isa <= cpu_isa())
+        benchmark::RegisterBenchmark(fmt::format("{}/{}/{}", name, row.name, dtype_name(dtype)).c_str(),
+                                     [=](benchmark::State& state) { body(state, row, dtype); });
+}
+
+const bool kRegistered = [] {
+  add("rmsnorm_forward", rmsnorm_forward_kernels(), forward);
+  add("rmsnorm_input_gradient", rmsnorm_input_gradient_kernels(), input_gradient);
+  add("rmsnorm_weight_gradient", rmsnorm_weight_gradient_kernels(), weight_gradient);
+  return true;
+}();
+
+}  // namespace
+}  // namespace rorqual
