@@ -25,8 +25,8 @@ if(RORQUAL_MOLD)
 endif()
 
 set(RORQUAL_AVX2_FLAGS -mavx2 -mfma -mf16c -mbmi2)
-# GCC 12 warns of its own AVX-512 intrinsics (_mm512_undefined_epi32), hence no -Wmaybe-uninitialized there.
-set(RORQUAL_AVX512_FLAGS ${RORQUAL_AVX2_FLAGS} -mavx512f -mavx512bw -mavx512dq -mavx512vl -mavx512vbmi -mavx512bf16 -mprefer-vector-width=512 -Wno-maybe-uninitialized)
+# GCC 12 warns of its own AVX-512 intrinsics (_mm512_undefined_epi32), hence no -W[maybe-]uninitialized there.
+set(RORQUAL_AVX512_FLAGS ${RORQUAL_AVX2_FLAGS} -mavx512f -mavx512bw -mavx512dq -mavx512vl -mavx512vbmi -mavx512bf16 -mprefer-vector-width=512 -Wno-maybe-uninitialized -Wno-uninitialized)
 set(RORQUAL_AMX_FLAGS ${RORQUAL_AVX512_FLAGS} -mamx-tile -mamx-bf16)
 
 function(rorqual_isa_flags)
