@@ -91,6 +91,7 @@ std::vector<int32_t> choose_by_sorting(const RouterShape& shape, const Matrix& s
     std::vector<float> members(c.begin() + g * size, c.begin() + (g + 1) * size);
     std::sort(members.rbegin(), members.rend());
     group.push_back(members[0] + (shape.group_sum_of_two && size > 1 ? members[1] : 0.0f));
+    if (std::isnan(group.back())) group.back() = -INFINITY;
   }
   std::vector<float> kept;
   std::vector<int32_t> index;
@@ -149,7 +150,8 @@ TEST_P(RouterForward, ChoosesAsSortingDoesWithTies) {
       return draw == 6 && r % 4 == 3 ? std::nan("") : static_cast<double>(draw % 4) - 1;
     });
     bias.fill([&](int64_t, int64_t c) {
-      return 0.25 * static_cast<double>(random_below({.seed = 4}, static_cast<uint64_t>(c), 3)) - 0.9;
+      const double values[] = {-0.9, -0.65, -0.4, -0.9, -0.65, -0.4, -INFINITY, INFINITY};
+      return values[random_below({.seed = 4}, static_cast<uint64_t>(c), 8)];
     });
     for (const Matrix* b : {static_cast<const Matrix*>(nullptr), static_cast<const Matrix*>(&bias)}) {
       const Routing r = route(GetParam(), shape, logits, b, Stream(pool));
