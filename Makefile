@@ -46,9 +46,10 @@ test-tsan: ## the tests under ThreadSanitizer
 	@$(call compile,tsan)
 	@$(call run_tests,tsan) -LE long
 
-test-peers: ## compare with PyTorch and transformers (tools/reference), in a Python environment of its own
-	@$(setup) build peers
-	@tools/reference/check.sh build/peers
+test-peers: build ## compare with PyTorch, transformers and tokenizers, in a Python environment of their own
+	@$(setup) peers
+	@tools/setup/python_environment.sh build/peers tools/reference/requirements.txt
+	@for check in tools/reference/check_*.py; do echo "== $$check" >&2; build/peers/bin/python "$$check"; done
 
 fuzz: ## run each fuzz target for FUZZ_SECONDS (30)
 	@$(setup) build fuzz

@@ -72,8 +72,8 @@ std::string parse_message(const CLI::App& command, const CLI::ParseError& error)
   const std::vector<std::string> unknown = command.remaining();
   const bool has_commands = !command_names(command).empty();
   if (unknown.empty()) {
-    if (has_commands && command.get_subcommands().empty()) return "which command?";
-    return error.what();
+    const bool no_command = command.get_require_subcommand_min() > 0 && command.get_subcommands().empty();
+    return no_command ? "which command?" : error.what();
   }
   const auto flag = std::find_if(unknown.begin(), unknown.end(), [](const std::string& word) { return word.starts_with("-"); });
   if (flag != unknown.end()) {

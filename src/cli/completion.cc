@@ -42,8 +42,8 @@ void add_case(const CLI::App& app, const std::string& path, Script& script) {
   for (const CLI::Option* option : app.get_options()) {
     const std::string words_of_value = choices(*option);
     const std::string answer = takes_path(*option)       ? "files=1; words="
-                               : !words_of_value.empty() ? fmt::format("words='{}'", words_of_value)
-                                                         : "words=";
+                               : !words_of_value.empty() ? fmt::format("files= words='{}'", words_of_value)
+                                                         : "files= words=";
     std::string names;
     for (const std::string& name : option->get_lnames())
       words += "--" + name + " ", names += (names.empty() ? "--" : "|--") + name;
