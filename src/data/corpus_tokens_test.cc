@@ -183,6 +183,39 @@ TEST(TokenizeCorpus, NothingIsLeftBehindAnError) {
   EXPECT_FALSE(fs::exists(dir.path() / "out"));
 }
 
+TEST(TokenizeCorpus, WithATrainedTokenizer) {
+  const TempDir dir;
+  const Threads two(2);
+  std::vector<std::string> documents;
+  for (int i = 0; i < 40; ++i) {
+    // Special strings in a text are text.
+    documents.push_back(fmt::format("number {} of {}{}\xff", i, kFimBegin, kEndOfSentence));
+    dir.write(fmt::format("d/{:02}", i), documents.back());
+  }
+  const auto sources = open_sources({{dir.path() / "d", 1.0}});
+  const auto sample = sample_documents(sources, 1'000'000, 0.05, two.stream);
+  const std::vector<std::string_view> views(sample.begin(), sample.end());
+  const Tokenizer tokenizer = train_tokenizer({.vocab_size = 300}, views, two.stream);
+  TokenizeOptions options;
+  options.heldout_fraction = 0;
+  const TokenizedCorpus corpus = tokenize_corpus(sources, encoder_of(tokenizer), dir.path() / "out", options, two.stream);
+  EXPECT_EQ(corpus.tokenizer_fingerprint, tokenizer.fingerprint());
+  const ShardSet set = corpus.open_training(true)[0].documents;
+  ASSERT_EQ(set.documents(), 40);
+  for (int64_t d = 0; d < 40; ++d) {
+    std::vector<int32_t> ids(static_cast<size_t>(set.document_tokens(d)));
+    set.copy_tokens(d, 0, ids);
+    EXPECT_EQ(tokenizer.decode(ids), documents[static_cast<size_t>(d)]);
+    for (const int32_t id : ids) EXPECT_FALSE(tokenizer.is_added(id));
+  }
+  const TokenIds ids = token_ids(tokenizer, 512);
+  EXPECT_EQ(ids.bos, tokenizer.bos_id());
+  EXPECT_EQ(ids.fim_hole, tokenizer.fim_hole_id());
+  EXPECT_EQ(ids.vocab_size, 512);
+  const TrainingSet training(corpus.open_training(false), {.seq_len = 16, .seed = 1, .fim_rate = 0.5, .ids = ids});
+  EXPECT_EQ(training.bytes(), 40 * static_cast<int64_t>(documents[0].size()) + 30);
+}
+
 TEST(TokenizeCorpus, FullDiskIsAnErrorAndLeavesNothing) {
   const TempDir dir;
   const Threads two(2);
