@@ -4,6 +4,7 @@ int main(int argc, char** argv) {
   using namespace rorqual;
   // The list of commands, in the order of --help. A new command: its file, its line in command.h, its line here.
   static constexpr AddCommand kCommands[] = {
+      add_tokenizer,
       add_doctor,
       add_completion,
   };
