@@ -77,6 +77,47 @@ void store_tile_rows(float* to, const T* from, int64_t count) {
 
 #include "kernels/gemm/vector.inc"
 
+// Steps `step` and `step` + 1 of up to 16 columns as 16 pairs.
+__m512i pair_of_steps(const uint16_t* in, int64_t stride, int64_t step, int64_t steps, __mmask16 columns) {
+  __m512i pairs = _mm512_setzero_si512();
+  if (step < steps) pairs = _mm512_cvtepu16_epi32(_mm256_maskz_loadu_epi16(columns, in + step * stride));
+  if (step + 1 < steps) {
+    const __m512i odd = _mm512_cvtepu16_epi32(_mm256_maskz_loadu_epi16(columns, in + (step + 1) * stride));
+    pairs = _mm512_or_si512(pairs, _mm512_slli_epi32(odd, 16));
+  }
+  return pairs;
+}
+
+// Transposes 16 × 16 lanes of 32 bits: 4 × 4 within 128-bit quarters, then the quarters.
+void transpose(__m512i (&v)[16]) {
+  __m512i t[16];
+#pragma GCC unroll 8
+  for (int i = 0; i < 16; i += 2) {
+    t[i] = _mm512_unpacklo_epi32(v[i], v[i + 1]);
+    t[i + 1] = _mm512_unpackhi_epi32(v[i], v[i + 1]);
+  }
+  // v[4i + j], quarter q: column 4q + j of rows 4i to 4i + 3.
+#pragma GCC unroll 4
+  for (int i = 0; i < 16; i += 4) {
+    v[i] = _mm512_unpacklo_epi64(t[i], t[i + 2]);
+    v[i + 1] = _mm512_unpackhi_epi64(t[i], t[i + 2]);
+    v[i + 2] = _mm512_unpacklo_epi64(t[i + 1], t[i + 3]);
+    v[i + 3] = _mm512_unpackhi_epi64(t[i + 1], t[i + 3]);
+  }
+#pragma GCC unroll 4
+  for (int j = 0; j < 4; ++j) {
+    const __m512i low_a = _mm512_shuffle_i32x4(v[j], v[4 + j], 0x44), high_a = _mm512_shuffle_i32x4(v[j], v[4 + j], 0xee);
+    const __m512i low_b = _mm512_shuffle_i32x4(v[8 + j], v[12 + j], 0x44);
+    const __m512i high_b = _mm512_shuffle_i32x4(v[8 + j], v[12 + j], 0xee);
+    t[j] = _mm512_shuffle_i32x4(low_a, low_b, 0x88);
+    t[4 + j] = _mm512_shuffle_i32x4(low_a, low_b, 0xdd);
+    t[8 + j] = _mm512_shuffle_i32x4(high_a, high_b, 0x88);
+    t[12 + j] = _mm512_shuffle_i32x4(high_a, high_b, 0xdd);
+  }
+#pragma GCC unroll 16
+  for (int i = 0; i < 16; ++i) v[i] = t[i];
+}
+
 }  // namespace
 
 void linear_avx512_f32(const LinearBlock& block) {
@@ -92,6 +133,19 @@ void gradient_avx512_f32(const GradientBlock& block) {
 void gradient_avx512_bf16(const GradientBlock& block) {
   gradient_block<uint16_t>(block);
 }
+void pack_pairs_avx512(const uint16_t* in, int64_t stride, int64_t steps, int64_t cols, uint16_t* out) {
+  for (int64_t p = 0; p < 16; ++p)
+    _mm512_storeu_si512(out + p * 32, pair_of_steps(in, stride, 2 * p, steps, first_lanes(cols)));
+}
+void pack_transposed_avx512(const uint16_t* in, int64_t stride, int64_t steps, int64_t cols, uint16_t* out) {
+  __m512i v[16];
+#pragma GCC unroll 16
+  for (int p = 0; p < 16; ++p) v[p] = pair_of_steps(in, stride, 2 * p, steps, first_lanes(cols));
+  transpose(v);
+#pragma GCC unroll 16
+  for (int n = 0; n < 16; ++n) _mm512_storeu_si512(out + n * 32, v[n]);
+}
+
 double peak_avx512(int64_t rounds) {
   return multiply_add_loop(rounds);
 }

@@ -16,7 +16,7 @@ Loop loop_of(DType operands) {
   const Isa isa = allowed_isa();
   if (operands == DType::kF64 || isa == Isa::kReference) return gemm::peak_reference;
   if (isa == Isa::kAvx2) return gemm::peak_avx2;
-  return gemm::peak_avx512;
+  return isa == Isa::kAmx && operands == DType::kBF16 ? gemm::peak_amx : gemm::peak_avx512;
 }
 
 }  // namespace

@@ -112,9 +112,11 @@ constexpr GemmTile gradient_of(GemmTile tile) {
 constexpr GemmTile kReferenceTile{.rows = 1, .cols = 16, .flops_per_ns = 2};
 constexpr GemmTile kAvx2Tile{.rows = 6, .cols = 16, .flops_per_ns = 60};
 constexpr GemmTile kAvx512Tile{.rows = 12, .cols = 32, .flops_per_ns = 120};
+constexpr GemmTile kAmxTile{.rows = 32, .cols = 32, .flops_per_ns = 800};
 constexpr GemmTile kReferenceGradient = gradient_of(kReferenceTile);
 constexpr GemmTile kAvx2Gradient = gradient_of(kAvx2Tile);
 constexpr GemmTile kAvx512Gradient = gradient_of(kAvx512Tile);
+constexpr GemmTile kAmxGradient = gradient_of(kAmxTile);
 
 // A row's two functions.
 template <auto kKernel, const GemmTile& kTile, class Args>
@@ -133,6 +135,7 @@ std::string only(const Args& args) {
 constexpr auto kF32 = DType::kF32, kBF16 = DType::kBF16;
 
 const KernelRow<LinearArgs> kLinear[] = {
+    {"amx_bf16", Isa::kAmx, only<kBF16>, run<gemm::linear_amx_bf16, kAmxTile>},
     {"avx512_bf16", Isa::kAvx512, only<kBF16>, run<gemm::linear_avx512_bf16, kAvx512Tile>},
     {"avx512_f32", Isa::kAvx512, only<kF32>, run<gemm::linear_avx512_f32, kAvx512Tile>},
     {"avx2_bf16", Isa::kAvx2, only<kBF16>, run<gemm::linear_avx2_bf16, kAvx2Tile>},
@@ -141,6 +144,7 @@ const KernelRow<LinearArgs> kLinear[] = {
 };
 
 const KernelRow<WeightGradientArgs> kWeightGradient[] = {
+    {"amx_bf16", Isa::kAmx, only<kBF16>, run<gemm::gradient_amx_bf16, kAmxGradient>},
     {"avx512_bf16", Isa::kAvx512, only<kBF16>, run<gemm::gradient_avx512_bf16, kAvx512Gradient>},
     {"avx512_f32", Isa::kAvx512, only<kF32>, run<gemm::gradient_avx512_f32, kAvx512Gradient>},
     {"avx2_bf16", Isa::kAvx2, only<kBF16>, run<gemm::gradient_avx2_bf16, kAvx2Gradient>},
