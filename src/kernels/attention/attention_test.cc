@@ -16,28 +16,31 @@ namespace {
 template <class Args>
 using Row = KernelRow<Args>;
 
+constexpr DType kDTypes[] = {DType::kF64, DType::kF32, DType::kBF16};
+
+template <class Args>
+void skip_if_rows_are_lacking(std::span<const Row<Args>> rows) {
+  std::string lacking;
+  for (const Row<Args>& row : rows)
+    if (row.isa > cpu_isa()) lacking += fmt::format(" {} (needs {})", row.name, isa_name(row.isa));
+  if (!lacking.empty()) GTEST_SKIP() << "not on this CPU:" << lacking;
+}
+
 // Calls body for every row that this CPU runs and every dtype that the row takes; says which rows could not run.
 template <class Args, class Body>
 void for_each_row(std::span<const Row<Args>> rows, const std::function<Args(const Problem&)>& args_of, Body&& body) {
-  std::string lacking;
-  const Problem small_problem[] = {Problem({.sequences = sequences_of({3})}, DType::kF64, 1),
-                                   Problem({.sequences = sequences_of({3})}, DType::kF32, 1),
-                                   Problem({.sequences = sequences_of({3})}, DType::kBF16, 1)};
   for (const Row<Args>& row : rows) {
-    if (row.isa > cpu_isa()) {
-      lacking += fmt::format(" {} (needs {})", row.name, isa_name(row.isa));
-      continue;
-    }
+    if (row.isa > cpu_isa()) continue;
     int dtypes = 0;
-    for (const Problem& p : small_problem)
-      if (row.refuse(args_of(p)).empty()) {
-        ++dtypes;
-        SCOPED_TRACE(fmt::format("{} on {}", row.name, dtype_name(p.q.dtype())));
-        body(row, p.q.dtype());
-      }
+    for (const DType dtype : kDTypes) {
+      if (!row.refuse(args_of(Problem({.sequences = sequences_of({3})}, dtype, 1))).empty()) continue;
+      ++dtypes;
+      SCOPED_TRACE(fmt::format("{} on {}", row.name, dtype_name(dtype)));
+      body(row, dtype);
+    }
     EXPECT_GT(dtypes, 0) << row.name;
   }
-  if (!lacking.empty()) GTEST_SKIP() << "not on this CPU:" << lacking;
+  skip_if_rows_are_lacking(rows);
 }
 
 template <class Body>
@@ -93,15 +96,19 @@ std::string backward_difference(const Problem& p, const BackwardTruth& truth) {
 
 TEST(AttentionForward, EveryRowMatchesPlainFormulas) {
   const std::vector<Sizes> sizes = all_sizes();
-  for_each_forward([&](const Row<AttentionForwardArgs>& row, DType dtype) {
+  for (const DType dtype : kDTypes)
     for (size_t i = 0; i < sizes.size(); ++i) {
       Problem p(sizes[i], dtype, i);
-      run_forward(row, p, 1);
       const ForwardTruth truth = forward_truth(p);
-      ASSERT_EQ(difference("o", p.o, truth.o), "") << sizes[i].text();
-      ASSERT_EQ(difference("lse", p.lse, truth.lse), "") << sizes[i].text();
+      for (const auto& row : attention_forward_kernels()) {
+        if (row.isa > cpu_isa() || !row.refuse(p.forward()).empty()) continue;
+        run_forward(row, p, 1);
+        ASSERT_EQ(difference("o", p.o, truth.o), "") << row.name << " on " << dtype_name(dtype) << ", " << sizes[i].text();
+        ASSERT_EQ(difference("lse", p.lse, truth.lse), "")
+            << row.name << " on " << dtype_name(dtype) << ", " << sizes[i].text();
+      }
     }
-  });
+  skip_if_rows_are_lacking(attention_forward_kernels());
 }
 
 TEST(AttentionForward, LogSumExpMayBeAbsent) {
@@ -192,6 +199,28 @@ TEST(AttentionForward, ThreadsDoNotShow) {
   });
 }
 
+// A NaN in one query spoils that row of that head and no other; in a value, the rows that see its key (and at most the five
+// before them).
+TEST(AttentionForward, NaNSpreadsWhereItMust) {
+  for_each_forward([&](const Row<AttentionForwardArgs>& row, DType dtype) {
+    Problem p({2, 2, 16, 8, 16, sequences_of({40}), false}, dtype, 7);
+    const AttentionSequence s = p.sizes.sequences[0];
+    p.q.set(s.q_begin + 9, 24 + 3, NAN);
+    p.v.set(s.k_begin + 30, 2, NAN);
+    run_forward(row, p, 1);
+    for (int64_t i = 0; i < 40; ++i)
+      for (int64_t c = 0; c < 32; ++c) {
+        const bool spoiled = std::isnan(p.o.get(s.q_begin + i, c));
+        if (c >= 16) {
+          EXPECT_EQ(spoiled, i == 9) << i << ", " << c;
+        } else if (c != 2 || i < 25 || i >= 30) {  // rows of one tile share the keys that one of them sees
+          EXPECT_EQ(spoiled, c == 2 && i >= 30) << i << ", " << c;
+        }
+      }
+    EXPECT_TRUE(std::isnan(p.lse.get(1, s.q_begin + 9)));
+  });
+}
+
 // The comparison that the tests above rely on sees a zeroed tile, a row that belongs elsewhere, a block of keys left out, a
 // write into a gap.
 TEST(AttentionForward, DefectsAreCaught) {
@@ -221,14 +250,18 @@ TEST(AttentionForward, DefectsAreCaught) {
 
 TEST(AttentionBackward, EveryRowMatchesPlainFormulas) {
   const std::vector<Sizes> sizes = all_sizes();
-  for_each_backward([&](const Row<AttentionBackwardArgs>& row, DType dtype) {
+  for (const DType dtype : kDTypes)
     for (size_t i = 0; i < sizes.size(); ++i) {
       Problem p(sizes[i], dtype, 100 + i);
       p.set_forward_result();
-      run_backward(row, p, 1);
-      ASSERT_EQ(backward_difference(p, backward_truth(p)), "") << sizes[i].text();
+      const BackwardTruth truth = backward_truth(p);
+      for (const auto& row : attention_backward_kernels()) {
+        if (row.isa > cpu_isa() || !row.refuse(p.backward()).empty()) continue;
+        run_backward(row, p, 1);
+        ASSERT_EQ(backward_difference(p, truth), "") << row.name << " on " << dtype_name(dtype) << ", " << sizes[i].text();
+      }
     }
-  });
+  skip_if_rows_are_lacking(attention_backward_kernels());
 }
 
 TEST(AttentionBackward, ThreadsDoNotShow) {
@@ -265,6 +298,17 @@ TEST(AttentionBackward, SequenceAloneHasTheSameBits) {
     EXPECT_EQ(p.d_k.bytes(), together.d_k.bytes());
     EXPECT_EQ(p.d_v.bytes(), together.d_v.bytes());
     EXPECT_EQ(p.d_k_rope.bytes(), together.d_k_rope.bytes());
+  });
+}
+
+// A sequence without queries still owns its keys' gradients: zeros.
+TEST(AttentionBackward, KeysThatNobodySeesGetZeros) {
+  for_each_backward([&](const Row<AttentionBackwardArgs>& row, DType dtype) {
+    Problem p({2, 1, 12, 8, 20, sequences_of({0, 6, 0}, 70), false}, dtype, 9);
+    p.set_forward_result();
+    run_backward(row, p, 2);
+    EXPECT_EQ(backward_difference(p, backward_truth(p)), "");
+    EXPECT_EQ(p.d_k.get(p.sizes.sequences[0].k_begin, 0), 0);
   });
 }
 
@@ -349,6 +393,43 @@ TEST(AttentionBackward, ReferenceMatchesFiniteDifferences) {
   }
 }
 
+// Both polynomials against libm's double over the range that softmax uses and its edges, at every position of a vector.
+TEST(AttentionExp2, WithinTwoUlp) {
+  const struct {
+    Isa isa;
+    float smallest;
+    void (*run)(const float*, float*, int64_t);
+  } functions[] = {{Isa::kAvx2, -125.0f, exp2_avx2}, {Isa::kAvx512, -126.0f, exp2_avx512}};
+  for (const auto& f : functions) {
+    if (f.isa > cpu_isa()) GTEST_SKIP() << "not on this CPU: " << isa_name(f.isa);
+    std::vector<float> x, y;
+    for (float v = f.smallest; v < 127.5f; v += 0.0009731f) x.push_back(v);
+    x.push_back(f.smallest);
+    y.resize(x.size());
+    f.run(x.data(), y.data(), static_cast<int64_t>(x.size()));
+    double worst = 0;
+    size_t at = 0;
+    for (size_t i = 0; i < x.size(); ++i) {
+      const double truth = std::exp2(static_cast<double>(x[i]));
+      const double ulp = std::exp2(std::floor(std::log2(truth)) - 23);
+      const double error = std::abs(static_cast<double>(y[i]) - truth) / ulp;
+      if (!(error <= worst)) worst = error, at = i;
+    }
+    EXPECT_LE(worst, 1.5) << isa_name(f.isa) << ": 2^" << x[at] << " is " << y[at];
+    const float edges[] = {0, -0.0f, -INFINITY, -200, f.smallest - 0.01f, 128, 200, INFINITY, NAN, 1, -1};
+    const float expected[] = {1, 1, 0, 0, 0, INFINITY, INFINITY, INFINITY, NAN, 2, 0.5f};
+    for (int64_t n = 1; n <= 11; ++n) {
+      float got[12];
+      got[n] = -7;
+      f.run(edges, got, n);
+      for (int64_t i = 0; i < n; ++i)
+        EXPECT_TRUE(got[i] == expected[i] || (std::isnan(got[i]) && std::isnan(expected[i])))
+            << edges[i] << " gives " << got[i];
+      EXPECT_EQ(got[n], -7);
+    }
+  }
+}
+
 TEST(AttentionSelect, RowsByTypeAndInstructionSet) {
   const auto forward_name = [](DType dtype, Isa isa) {
     const Problem p({.sequences = sequences_of({3})}, dtype, 1);
@@ -359,12 +440,13 @@ TEST(AttentionSelect, RowsByTypeAndInstructionSet) {
     return select_row(attention_backward_kernels(), p.backward(), isa).name;
   };
   for (const auto& name : {std::function(forward_name), std::function(backward_name)}) {
-    for (const DType dtype : {DType::kF64, DType::kF32, DType::kBF16}) EXPECT_EQ(name(dtype, Isa::kReference), "reference");
-    for (const DType dtype : {DType::kF32, DType::kBF16}) {
-      EXPECT_EQ(name(dtype, Isa::kAvx2), "avx2");
-      EXPECT_EQ(name(dtype, Isa::kAvx512), "avx512");
-    }
-    EXPECT_EQ(name(DType::kF64, Isa::kAvx512), "reference");
+    for (const DType dtype : kDTypes) EXPECT_EQ(name(dtype, Isa::kReference), "reference");
+    EXPECT_EQ(name(DType::kF32, Isa::kAvx2), "avx2_f32");
+    EXPECT_EQ(name(DType::kBF16, Isa::kAvx2), "avx2_bf16");
+    EXPECT_EQ(name(DType::kF32, Isa::kAvx512), "avx512_f32");
+    EXPECT_EQ(name(DType::kBF16, Isa::kAvx512), "avx512_bf16");
+    EXPECT_EQ(name(DType::kF32, Isa::kAmx), "avx512_f32");
+    EXPECT_EQ(name(DType::kF64, Isa::kAmx), "reference");
   }
 }
 
@@ -373,7 +455,7 @@ TEST(AttentionSelect, PublicFunctionsObeyTheForcedInstructionSet) {
   ThreadPool pool(2);
   const Stream stream(pool);
   for (const Row<AttentionForwardArgs>& row : attention_forward_kernels()) {
-    if (row.isa > cpu_isa()) continue;
+    if (row.isa > cpu_isa() || !row.refuse(p.forward()).empty()) continue;
     run_forward(row, p, 1);
     const std::vector<std::byte> o = p.o.bytes();
     p.o.poison();
@@ -383,7 +465,7 @@ TEST(AttentionSelect, PublicFunctionsObeyTheForcedInstructionSet) {
   }
   p.set_forward_result();
   for (const Row<AttentionBackwardArgs>& row : attention_backward_kernels()) {
-    if (row.isa > cpu_isa()) continue;
+    if (row.isa > cpu_isa() || !row.refuse(p.backward()).empty()) continue;
     run_backward(row, p, 1);
     const std::vector<std::byte> d_q = p.d_q.bytes();
     p.d_q.poison();

@@ -1,45 +1,41 @@
 // The table of attention's kernels and the public functions that choose from it.
-#include <array>
-
 #include "kernels/attention/kernels.h"
 
 namespace rorqual {
 namespace {
 
 template <class Args>
-std::string refuse_double(const Args& args) {
-  return args.q.dtype == DType::kF64 ? "computes in FP32" : "";
-}
-
-void run_forward_avx512(const AttentionForwardArgs& args, const Stream& stream) {
-  attention::run_forward_jobs(args, stream, attention::forward_avx512);
-}
-void run_backward_avx512(const AttentionBackwardArgs& args, const Stream& stream) {
-  attention::run_backward_jobs(args, stream, attention::backward_avx512);
-}
-void run_forward_avx2(const AttentionForwardArgs& args, const Stream& stream) {
-  attention::run_forward_jobs(args, stream, attention::forward_avx2);
-}
-void run_backward_avx2(const AttentionBackwardArgs& args, const Stream& stream) {
-  attention::run_backward_jobs(args, stream, attention::backward_avx2);
-}
-
-template <class Args>
-std::string refuse_nothing(const Args&) {
+std::string anything(const Args&) {
   return {};
 }
+template <DType kOperands, class Args>
+std::string only(const Args& args) {
+  if (args.q.dtype == kOperands) return {};
+  return fmt::format("operands are {}, not {}", dtype_name(args.q.dtype), dtype_name(kOperands));
+}
+template <void (*kJob)(const attention::ForwardJob&)>
+void run_forward(const AttentionForwardArgs& args, const Stream& stream) {
+  attention::run_forward_jobs(args, stream, kJob);
+}
+template <void (*kJob)(const attention::BackwardJob&)>
+void run_backward(const AttentionBackwardArgs& args, const Stream& stream) {
+  attention::run_backward_jobs(args, stream, kJob);
+}
+constexpr auto kF32 = DType::kF32, kBF16 = DType::kBF16;
 
-constexpr std::array kForward = {
-    KernelRow<AttentionForwardArgs>{"avx512", Isa::kAvx512, refuse_double<AttentionForwardArgs>, run_forward_avx512},
-    KernelRow<AttentionForwardArgs>{"avx2", Isa::kAvx2, refuse_double<AttentionForwardArgs>, run_forward_avx2},
-    KernelRow<AttentionForwardArgs>{"reference", Isa::kReference, refuse_nothing<AttentionForwardArgs>,
-                                    attention::forward_reference},
+const KernelRow<AttentionForwardArgs> kForward[] = {
+    {"avx512_bf16", Isa::kAvx512, only<kBF16>, run_forward<attention::forward_avx512>},
+    {"avx512_f32", Isa::kAvx512, only<kF32>, run_forward<attention::forward_avx512>},
+    {"avx2_bf16", Isa::kAvx2, only<kBF16>, run_forward<attention::forward_avx2>},
+    {"avx2_f32", Isa::kAvx2, only<kF32>, run_forward<attention::forward_avx2>},
+    {"reference", Isa::kReference, anything, attention::forward_reference},
 };
-constexpr std::array kBackward = {
-    KernelRow<AttentionBackwardArgs>{"avx512", Isa::kAvx512, refuse_double<AttentionBackwardArgs>, run_backward_avx512},
-    KernelRow<AttentionBackwardArgs>{"avx2", Isa::kAvx2, refuse_double<AttentionBackwardArgs>, run_backward_avx2},
-    KernelRow<AttentionBackwardArgs>{"reference", Isa::kReference, refuse_nothing<AttentionBackwardArgs>,
-                                     attention::backward_reference},
+const KernelRow<AttentionBackwardArgs> kBackward[] = {
+    {"avx512_bf16", Isa::kAvx512, only<kBF16>, run_backward<attention::backward_avx512>},
+    {"avx512_f32", Isa::kAvx512, only<kF32>, run_backward<attention::backward_avx512>},
+    {"avx2_bf16", Isa::kAvx2, only<kBF16>, run_backward<attention::backward_avx2>},
+    {"avx2_f32", Isa::kAvx2, only<kF32>, run_backward<attention::backward_avx2>},
+    {"reference", Isa::kReference, anything, attention::backward_reference},
 };
 
 }  // namespace
