@@ -13,7 +13,7 @@ namespace rorqual {
 
 // One sequence: query rows [q_begin, q_end) against key rows [k_begin, k_end). The last query sees the last key: query row i
 // has key limit k_end - (q_end - q_begin) + (i - q_begin), inclusive. In training both ranges are equal; with a cache keys are
-// longer.
+// longer, never shorter.
 struct AttentionSequence {
   int64_t q_begin = 0, q_end = 0, k_begin = 0, k_end = 0;
 };
@@ -28,12 +28,13 @@ struct AttentionShape {
 };
 
 // Dtypes: q, k, k_rope, v, o and their gradients all BF16, all F32 or all F64; lse F32 (F64 for double). Softmax and sums in
-// FP32 (double for F64); with BF16 operands p and ds are rounded to BF16 before they are multiplied, as the report does. Row r,
+// FP32 (double for F64); with BF16 operands p and ds are rounded to BF16 before they are multiplied, as the report does; in
+// forward the rounded weight is exp(s - maximum so far), divided by the sum after the product. Row r,
 // head h, element d of k lies at k.row(r) + h·k_head_stride + d; q and o have head stride nope_dim + rope_dim and v_dim.
 struct AttentionForwardArgs {
   AttentionShape shape;
   std::span<const AttentionSequence> sequences;
-  std::span<const int64_t> segment_start;  // empty, or per query row the first key row it may see (>= k_begin of its sequence)
+  std::span<const int64_t> segment_start;  // empty, or per query row the first key row it may see (k_begin .. its key limit)
   Tensor q;                                // [q rows, heads·(nope+rope)], rope part after nope in each head, already rotated
   Tensor k;                                // [k rows, …] nope part
   int64_t k_head_stride = 0;               // elements between kv heads in a row of k; likewise v
@@ -43,11 +44,14 @@ struct AttentionForwardArgs {
   Tensor o;    // [q rows, heads·v_dim]
   Tensor lse;  // [heads, q rows] log-sum-exp of the scaled scores; may be absent
 };
+// A query's bits do not depend on which other queries are in the call: decoding repeats training. Values must be finite for
+// that.
 void attention_forward(const AttentionForwardArgs& args, const Stream& stream);
 std::span<const KernelRow<AttentionForwardArgs>> attention_forward_kernels();
 
-// Gradients. The same order on every number of threads: dk, dv and dk_rope are summed over query blocks ascending, then over
-// the query heads that share a key head ascending; dk_rope over all heads ascending.
+// Gradients (docs/backward/attention.md). The same order on every number of threads: dk and dv are summed over the query heads
+// that share a key head ascending, in each over queries ascending; dk_rope likewise, then over key heads ascending. Sequences
+// must not share key rows. Rows that belong to no sequence are left as they are.
 struct AttentionBackwardArgs {
   AttentionShape shape;
   std::span<const AttentionSequence> sequences;
@@ -60,7 +64,7 @@ struct AttentionBackwardArgs {
   Tensor d_v;
   int64_t d_k_head_stride = 0, d_v_head_stride = 0;
   Tensor d_k_rope;  // [k rows, rope_dim]; overwritten
-  Tensor scratch;   // F32 (F64 for double), [1, attention_backward_scratch(...)] elements, from the caller's arena
+  Tensor scratch;   // F32 (F64 for double), [1, attention_backward_scratch(...)] elements, from the caller's arena; absent if 0
 };
 // Elements of scratch that backward needs for these shapes.
 int64_t attention_backward_scratch(const AttentionShape& shape, std::span<const AttentionSequence> sequences);

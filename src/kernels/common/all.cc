@@ -1,6 +1,7 @@
 #include "kernels/common/all.h"
 
 #include "kernels/adamw/adamw.h"
+#include "kernels/attention/attention.h"
 #include "kernels/cross_entropy/cross_entropy.h"
 #include "kernels/elementwise/elementwise.h"
 #include "kernels/embedding/embedding.h"
@@ -23,6 +24,8 @@ std::vector<KernelSummary> all_kernels() {
   append_summaries("convert", convert_kernels(), all);
   append_summaries("gather rows", gather_rows_kernels(), all);
   append_summaries("combine rows", combine_rows_kernels(), all);
+  append_summaries("attention forward", attention_forward_kernels(), all);
+  append_summaries("attention backward", attention_backward_kernels(), all);
   append_summaries("router forward", router_forward_kernels(), all);
   append_summaries("router backward", router_backward_kernels(), all);
   append_summaries("cross-entropy", cross_entropy_kernels(), all);
