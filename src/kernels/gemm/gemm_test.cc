@@ -3,9 +3,6 @@
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
 
-#include <limits>
-#include <numeric>
-
 #include "base/cpu.h"
 #include "kernels/gemm/gemm_test_support.h"
 
@@ -15,7 +12,6 @@ namespace {
 using gemm_test::compare;
 using gemm_test::exact_gradient;
 using gemm_test::exact_linear;
-using gemm_test::get;
 using gemm_test::Matrix;
 using gemm_test::Packed;
 
