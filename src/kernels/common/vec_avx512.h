@@ -37,7 +37,11 @@ inline __m256i round_to_bf16(Vec x) {
   const __m512i odd = _mm512_and_si512(_mm512_srli_epi32(u, 16), _mm512_set1_epi32(1));
   __m512i rounded = _mm512_add_epi32(_mm512_add_epi32(u, _mm512_set1_epi32(0x7fff)), odd);
   rounded = _mm512_mask_or_epi32(rounded, _mm512_cmp_ps_mask(x, x, _CMP_UNORD_Q), u, _mm512_set1_epi32(0x400000));
-  return _mm512_cvtepi32_epi16(_mm512_srli_epi32(rounded, 16));
+  // The upper halves of the lanes, as one shuffle.
+  const __m512i upper = _mm512_set_epi16(31, 29, 27, 25, 23, 21, 19, 17, 15, 13, 11, 9, 7, 5, 3, 1, 31, 29, 27, 25, 23, 21, 19,
+                                         17, 15, 13, 11, 9, 7, 5, 3, 1);
+  const __m512i words = _mm512_permutexvar_epi16(upper, rounded);
+  return __builtin_shufflevector(words, words, 0, 1, 2, 3);
 }
 // The FP32 value of each lane's bf16 rounding.
 inline Vec through_bf16(Vec x) {
