@@ -5,6 +5,7 @@
 #include "kernels/cross_entropy/cross_entropy.h"
 #include "kernels/elementwise/elementwise.h"
 #include "kernels/embedding/embedding.h"
+#include "kernels/gemm/gemm.h"
 #include "kernels/rmsnorm/rmsnorm.h"
 #include "kernels/rope/rope.h"
 #include "kernels/router/router.h"
@@ -12,9 +13,11 @@
 
 namespace rorqual {
 
-// A kernel's own line each: an operation that is missing here is missing from `rorqual doctor`.
+// One line per table: an operation that is missing here is missing from `rorqual doctor` (all_test.cc looks for it).
 std::vector<KernelSummary> all_kernels() {
   std::vector<KernelSummary> all;
+  append_summaries("linear", linear_kernels(), all);
+  append_summaries("weight gradient", weight_gradient_kernels(), all);
   append_summaries("rmsnorm forward", rmsnorm_forward_kernels(), all);
   append_summaries("rmsnorm input gradient", rmsnorm_input_gradient_kernels(), all);
   append_summaries("rmsnorm weight gradient", rmsnorm_weight_gradient_kernels(), all);
