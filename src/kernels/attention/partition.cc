@@ -116,8 +116,11 @@ void reduce_rope(const AttentionBackwardArgs& a, const AttentionSequence& s, con
   }
 }
 
+int64_t pad(int64_t n, int64_t to) {
+  return (n + to - 1) / to * to;
+}
 int64_t pad16(int64_t n) {
-  return (n + 15) / 16 * 16;
+  return pad(n, 16);
 }
 
 }  // namespace
@@ -125,16 +128,15 @@ int64_t pad16(int64_t n) {
 // In the order in which ForwardState and BackwardState cut it; each piece is rounded up to 16 floats.
 int64_t forward_scratch(const JobShape& s) {
   const int64_t padded = pad16(s.dim()), v_padded = pad16(s.v_dim);
-  return 2 * pad16(2 * s.queries) + kForwardKeys * (s.dim() + v_padded) + kWidestPanel * padded + s.queries * v_padded +
-         kQueryGroup * (padded + kForwardKeys) + 2 * pad16(s.queries);
+  return 2 * pad16(2 * s.queries) + kForwardKeys * (s.dim() + v_padded) + kWidestPanel * padded +
+         pad(s.queries, 32) * v_padded + kQueryGroup * (padded + kForwardKeys) + 2 * pad16(s.queries);
 }
 
 int64_t backward_scratch(const JobShape& s) {
-  const int64_t padded = pad16(s.dim()), v_padded = pad16(s.v_dim);
-  const int64_t keys_padded = (s.keys + kBackwardBlock - 1) / kBackwardBlock * kBackwardBlock;
-  return 2 * pad16(2 * s.queries) + s.queries * (2 * padded + v_padded) + 2 * pad16(s.queries) + v_padded +
-         keys_padded * (padded + v_padded) + kBackwardBlock * (padded + v_padded + s.dim() + s.v_dim) +
-         2 * kBackwardBlock * kBackwardBlock;
+  const int64_t padded = pad16(s.dim()), v_padded = pad16(s.v_dim), block = kBackwardBlock;
+  return 2 * pad16(2 * s.queries) + s.queries * (padded + v_padded) + pad(s.queries, block) * padded + 2 * pad16(s.queries) +
+         v_padded + pad(s.keys, block) * (padded + v_padded) + block * (padded + v_padded + s.dim() + s.v_dim) +
+         2 * block * block;
 }
 
 void run_forward_jobs(const AttentionForwardArgs& a, const Stream& stream, void (*run)(const ForwardJob&)) {
