@@ -24,6 +24,7 @@ struct TrainOptions {
   std::string out;
   TokenizerTrainer trainer;
   int64_t sample_mib = 256;
+  double heldout = kDefaultHeldoutFraction;
 };
 
 void train(const TrainOptions& options) {
@@ -34,7 +35,7 @@ void train(const TrainOptions& options) {
   const Stream stream(pool);
   // The same documents as `rorqual train` sees: the held-out ones stay unseen by the tokenizer too.
   const std::vector<std::string> documents =
-      sample_documents(open_sources(specs), options.sample_mib << 20, kDefaultHeldoutFraction, stream);
+      sample_documents(open_sources(specs), options.sample_mib << 20, options.heldout, stream);
   const std::vector<std::string_view> views(documents.begin(), documents.end());
   int64_t bytes = 0;
   for (const std::string_view view : views) bytes += static_cast<int64_t>(view.size());
@@ -142,6 +143,9 @@ void add_train_tokenizer(CLI::App& parent) {
       ->type_name("DIR");
   command->add_option("--sample-mib", options->sample_mib, "text to learn from at most, in MiB")
       ->check(CLI::Range(1, 1 << 20))
+      ->capture_default_str();
+  command->add_option("--heldout", options->heldout, "share of the documents that `rorqual train` holds out, left out here too")
+      ->check(CLI::Range(0.0, 0.999))
       ->capture_default_str();
   command->callback([options] { train(*options); });
 }

@@ -29,33 +29,44 @@ class BpeModel {
   int32_t byte_token(uint8_t byte) const { return byte_tokens_[byte]; }
 
  private:
-  static constexpr uint32_t kNoRank = UINT32_MAX;
+  // A merge that a pair can make: rank in the upper half, resulting token in the lower one; the smallest goes first.
+  using Join = uint64_t;
+  static constexpr Join kNoJoin = UINT64_MAX;
   static constexpr size_t kShortBytes = 48;
   struct Slot {
-    uint64_t pair = UINT64_MAX;
-    uint32_t rank = kNoRank;
-    int32_t result = -1;
+    uint64_t pair = 0;
+    Join join = kNoJoin;  // of an empty slot
   };
 
-  static uint64_t pair_key(int32_t left, int32_t right) {
-    return static_cast<uint64_t>(static_cast<uint32_t>(left)) << 32 | static_cast<uint32_t>(right);
+  static uint64_t hash_of(int32_t left, int32_t right) {
+    return (static_cast<uint64_t>(static_cast<uint32_t>(left)) << 32 | static_cast<uint32_t>(right)) * 0x9E3779B97F4A7C15u;
   }
-  size_t home(uint64_t pair) const { return static_cast<size_t>((pair * 0x9E3779B97F4A7C15u) >> shift_); }
-  // The slot of the pair, or an empty one with kNoRank.
-  const Slot& find(int32_t left, int32_t right) const {
-    const uint64_t pair = pair_key(left, right);
-    size_t i = home(pair);
-    while (slots_[i].pair != pair && slots_[i].rank != kNoRank) i = (i + 1) & mask_;
+  // The slot of the pair, or the empty one where it would stand. The hash is one to one, so it stands for the pair.
+  const Slot& find(uint64_t hash) const {
+    size_t i = static_cast<size_t>(hash >> slot_shift_);
+    while (slots_[i].pair != hash && slots_[i].join != kNoJoin) i = (i + 1) & (slots_.size() - 1);
     return slots_[i];
+  }
+  Join join_of(int32_t left, int32_t right) const {
+    const uint64_t hash = hash_of(left, right);
+    const uint64_t bit = hash >> filter_shift_;
+    if ((filter_[bit / 64] >> (bit % 64) & 1) == 0) return kNoJoin;
+    return find(hash).join;
+  }
+  Join join_of_bytes(char left, char right) const {
+    return byte_joins_[static_cast<size_t>(static_cast<uint8_t>(left)) << 8 | static_cast<uint8_t>(right)];
   }
   void encode_short(std::string_view piece, std::vector<int32_t>& out) const;
   void encode_long(std::string_view piece, std::vector<int32_t>& out) const;
 
   std::array<int32_t, 256> byte_tokens_;
   std::vector<BpeMerge> merges_;
-  std::vector<Slot> slots_;
-  size_t mask_ = 0;
-  int shift_ = 63;
+  std::vector<Slot> slots_;  // open addressing; a power of two
+  int slot_shift_ = 0;
+  // Most pairs make nothing. One bit for each hash says so without touching slots_, whose lines are seldom in the cache.
+  std::vector<uint64_t> filter_;
+  int filter_shift_ = 0;
+  std::vector<Join> byte_joins_;  // of all pairs of bytes
 };
 
 }  // namespace rorqual

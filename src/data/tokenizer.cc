@@ -58,32 +58,63 @@ PieceCache& thread_cache(uint64_t instance) {
   return cache;
 }
 
+void encode_long_piece(const BpeModel& bpe, PieceCache& cache, std::string_view piece, std::vector<int32_t>& out) {
+  if (piece.size() > PieceCache::kMaxLongBytes) return bpe.encode(piece, out);
+  PieceCache::LongEntry& entry = cache.long_entry(piece);
+  if (entry.piece != piece) {
+    entry.piece.clear();  // nothing, should encoding throw
+    entry.ids.clear();
+    bpe.encode(piece, entry.ids);
+    entry.piece = piece;
+  }
+  out.insert(out.end(), entry.ids.begin(), entry.ids.end());
+}
+
+// False where the piece has too many ids for its entry, which is then left as it was.
+bool fill_entry(const BpeModel& bpe, std::string_view piece, const PieceCache::Key& key, PieceCache::Entry& entry,
+                std::vector<int32_t>& ids) {
+  ids.clear();
+  bpe.encode(piece, ids);
+  if (ids.size() > PieceCache::kMaxIds) return false;
+  entry.key = key;
+  entry.count = static_cast<int32_t>(ids.size());
+  std::copy(ids.begin(), ids.end(), entry.ids);
+  return true;
+}
+
 void encode_pieces(const BpeModel& bpe, PieceCache& cache, std::string_view text, std::vector<int32_t>& out) {
+  // Ids gather in a buffer, where an entry's ids can be copied whole, whatever their number.
+  constexpr size_t kFull = 1024;
+  int32_t buffer[kFull + PieceCache::kMaxIds];
+  size_t used = 0;
+  const auto flush = [&] {
+    out.insert(out.end(), buffer, buffer + used);
+    used = 0;
+  };
+  std::vector<int32_t> ids;
   const char* p = text.data();
   const char* const end = p + text.size();
   while (p < end) {
     const char* const next = next_piece(p, end);
-    const auto size = static_cast<size_t>(next - p);
-    if (size > PieceCache::kMaxBytes) {
-      bpe.encode({p, size}, out);
+    const std::string_view piece(p, static_cast<size_t>(next - p));
+    if (piece.size() > PieceCache::kMaxBytes) {
+      flush();
+      encode_long_piece(bpe, cache, piece, out);
     } else {
-      const PieceCache::Key key = PieceCache::make_key(p, size, end);
+      const PieceCache::Key key = PieceCache::make_key(p, piece.size(), end);
       PieceCache::Entry& entry = cache.entry(key);
-      if (entry.key == key) {
-        out.insert(out.end(), entry.ids, entry.ids + entry.count);
+      if (entry.key == key || fill_entry(bpe, piece, key, entry, ids)) {
+        std::copy(entry.ids, entry.ids + PieceCache::kMaxIds, buffer + used);
+        used += static_cast<size_t>(entry.count);
       } else {
-        const size_t before = out.size();
-        bpe.encode({p, size}, out);
-        const size_t count = out.size() - before;
-        if (count <= PieceCache::kMaxIds) {
-          entry.key = key;
-          entry.count = static_cast<int32_t>(count);
-          std::copy(out.begin() + static_cast<int64_t>(before), out.end(), entry.ids);
-        }
+        flush();
+        out.insert(out.end(), ids.begin(), ids.end());
       }
     }
+    if (used >= kFull) flush();
     p = next;
   }
+  flush();
 }
 
 // Cuts text at the matches of one matcher: between(text) for what stands between them, the ids go to out.

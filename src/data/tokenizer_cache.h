@@ -1,9 +1,14 @@
-// A thread's memory of what short pieces encode to. Bounded: one entry per slot, the last one stays.
+// A thread's memory of what pieces encode to. Bounded: one entry per slot, the last one stays.
 #pragma once
 
 #include <cstdint>
 #include <cstring>
 #include <memory>
+#include <string>
+#include <string_view>
+#include <vector>
+
+#include "base/file.h"
 
 namespace rorqual {
 
@@ -24,10 +29,18 @@ class PieceCache {
   };
   static_assert(sizeof(Entry) == 64);
 
+  // For pieces above kMaxBytes up to kMaxLongBytes: ruled lines, indentation, long names.
+  static constexpr size_t kMaxLongBytes = 256;
+  struct LongEntry {
+    std::string piece;
+    std::vector<int32_t> ids;
+  };
+
   // Empties the cache unless it already serves this tokenizer.
   void serve(uint64_t instance) {
     if (instance_ == instance) return;
-    entries_ = std::make_unique<Entry[]>(kSlots);
+    entries_ = std::make_unique<Entry[]>(size_t{1} << kSlotBits);
+    long_entries_ = std::make_unique<LongEntry[]>(size_t{1} << kLongSlotBits);
     instance_ = instance;
   }
 
@@ -56,11 +69,16 @@ class PieceCache {
     return entries_[hash >> (64 - kSlotBits)];
   }
 
+  LongEntry& long_entry(std::string_view piece) {
+    return long_entries_[hash_bytes(piece.data(), static_cast<int64_t>(piece.size())) >> (64 - kLongSlotBits)];
+  }
+
  private:
-  static constexpr int kSlotBits = 15;  // 2 MiB
-  static constexpr size_t kSlots = size_t{1} << kSlotBits;
+  static constexpr int kSlotBits = 16;      // 4 MiB
+  static constexpr int kLongSlotBits = 12;  // 4096 × at most about 1.5 KiB
 
   std::unique_ptr<Entry[]> entries_;
+  std::unique_ptr<LongEntry[]> long_entries_;
   uint64_t instance_ = 0;
 };
 
