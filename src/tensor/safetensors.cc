@@ -3,6 +3,7 @@
 #include <algorithm>
 #include <cstring>
 #include <nlohmann/json.hpp>
+#include <set>
 
 #include "base/error.h"
 
@@ -127,17 +128,22 @@ Tensor SafetensorsFile::tensor(const std::string& name) const {
 SafetensorsWriter::SafetensorsWriter(const std::filesystem::path& path, const std::vector<Declaration>& tensors,
                                      const std::map<std::string, std::string>& metadata)
     : file_(path), tensors_(tensors) {
-  nlohmann::ordered_json header;
-  if (!metadata.empty()) header["__metadata__"] = metadata;
+  std::string text = "{";  // by hand: an ordered JSON object looks for each key among all, and models have 10^5 tensors
+  const auto member = [&](const std::string& key, const std::string& value) {
+    text += fmt::format("{}{}:{}", text.size() > 1 ? "," : "", Json(key).dump(), value);
+  };
+  if (!metadata.empty()) member("__metadata__", Json(metadata).dump());
+  std::set<std::string> names;
   int64_t offset = 0;
   for (const Declaration& t : tensors_) {
     int64_t bytes = size_of(t.dtype);
     for (const int64_t d : t.shape) bytes *= d;
-    CHECK(!header.contains(t.name), "tensor {} declared twice", t.name);
-    header[t.name] = {{"dtype", dtype_name(t.dtype)}, {"shape", t.shape}, {"data_offsets", {offset, offset + bytes}}};
+    CHECK(names.insert(t.name).second, "tensor {} declared twice", t.name);
+    member(t.name, fmt::format("{{\"dtype\":\"{}\",\"shape\":[{}],\"data_offsets\":[{},{}]}}", dtype_name(t.dtype),
+                               fmt::join(t.shape, ","), offset, offset + bytes));
     offset += bytes;
   }
-  std::string text = header.empty() ? "{}" : header.dump();
+  text += "}";
   text.resize((text.size() + kAlign - 1) / kAlign * kAlign, ' ');  // tensors start aligned
   const uint64_t length = text.size();
   file_.write(&length, sizeof(length));
@@ -165,8 +171,12 @@ void SafetensorsWriter::write(const Tensor& values) {
           const int64_t n = std::min(kBlock, values.cols - begin);
           buffer.resize(static_cast<size_t>(n) * sizeof(To));
           To* out = reinterpret_cast<To*>(buffer.data());
-          for (int64_t i = 0; i < n; ++i)
-            out[i] = static_cast<To>(static_cast<compute_t<From>>(values.row<From>(r)[begin + i]));
+          const std::byte* in = values.raw_row(r) + begin * static_cast<int64_t>(sizeof(From));
+          for (int64_t i = 0; i < n; ++i) {
+            From value;  // by memcpy: tensors of other programs' files may lie unaligned
+            std::memcpy(&value, in + i * static_cast<int64_t>(sizeof(From)), sizeof(From));
+            out[i] = static_cast<To>(static_cast<compute_t<From>>(value));
+          }
           file_.write(buffer.data(), n * static_cast<int64_t>(sizeof(To)));
         }
       });
