@@ -52,10 +52,13 @@ class ThreadPool {
 class Stream {
  public:
   explicit Stream(ThreadPool& pool) : pool_(&pool) {}
-  int threads() const { return pool_->threads(); }
+  // A stream that runs nothing: for dry runs over memory that is only counted.
+  static Stream dry() { return Stream(); }
+  bool is_dry() const { return pool_ == nullptr; }
+  int threads() const { return is_dry() ? 1 : pool_->threads(); }
   template <class Body>
   void parallel(int64_t tasks, Body&& body) const {
-    if (tasks <= 0) return;
+    if (tasks <= 0 || is_dry()) return;
     if (tasks == 1 || pool_->threads() == 1) {
       for (int64_t i = 0; i < tasks; ++i) body(i);
       return;
@@ -64,7 +67,8 @@ class Stream {
   }
 
  private:
-  ThreadPool* pool_;
+  Stream() = default;
+  ThreadPool* pool_ = nullptr;
 };
 
 // Scratch of the calling thread, 64-byte aligned, at least `bytes` long; valid until the thread's next call with the same slot.

@@ -7,16 +7,33 @@
 namespace rorqual {
 namespace {
 
-// Element i of a [1, n] tensor of full precision as double.
+// Element i of a contiguous tensor of full precision as double.
 double element(const Tensor& t, int64_t i) {
   return t.dtype == DType::kF64 ? t.ptr<double>()[i] : static_cast<double>(t.ptr<float>()[i]);
 }
-void set_element(const Tensor& t, int64_t i, double value) {
-  if (t.dtype == DType::kF64) {
-    t.ptr<double>()[i] = value;
-  } else {
-    t.ptr<float>()[i] = static_cast<float>(value);
-  }
+
+// t[i] = value(i) for a [1, n] tensor of full precision.
+template <class Value>
+void fill(const Pass& p, const Tensor& t, const Value& value) {
+  p.stream->parallel(1, [&](int64_t) {
+    for (int64_t i = 0; i < t.cols; ++i) {
+      if (t.dtype == DType::kF64) {
+        t.ptr<double>()[i] = value(i);
+      } else {
+        t.ptr<float>()[i] = static_cast<float>(value(i));
+      }
+    }
+  });
+}
+
+// Σ weight(i) · nll[i], ascending.
+template <class Weight>
+double weighted_sum(const Pass& p, const Tensor& nll, const Weight& weight) {
+  double sum = 0;
+  p.stream->parallel(1, [&](int64_t) {
+    for (int64_t i = 0; i < nll.cols; ++i) sum += weight(i) * element(nll, i);
+  });
+  return sum;
 }
 
 double weight_of(const MicroBatch& batch, int64_t sequence, int64_t i) {
@@ -102,7 +119,7 @@ Pass Model::make_pass(const Stream& stream, bool training, int64_t positions) co
         config_.max_position_embeddings);
   if (rope_table_.rows < positions) {
     const int64_t rows = std::min(std::max(positions, 2 * rope_table_.rows), config_.max_position_embeddings);
-    rope_table_ = make_rope_table(config_, rows, weights_.precision().full, arena_);
+    rope_table_ = make_rope_table(config_, rows, weights_.precision().full, arena_, stream);
   }
   Pass p;
   p.config = &config_;
@@ -139,12 +156,11 @@ void Model::main_loss(const Pass& p, Run& run, const MicroBatch& batch, const Lo
   const int64_t rows = run.layout.rows;
   run.nll = full_tensor(p, run.work.saved, 1, rows);
   const Tensor coefficient = full_tensor(p, run.work.saved, 1, rows);
-  for (int64_t r = 0; r < rows; ++r)
-    set_element(coefficient, r, weight_of(batch, r / batch.length, r % batch.length) / loss.normaliser);
+  auto weight = [&](int64_t r) { return weight_of(batch, r / batch.length, r % batch.length) / loss.normaliser; };
+  fill(p, coefficient, weight);
   run.d_final = full_tensor(p, run.work.saved, rows, config_.hidden_size);
   heads_.front().loss(p, run.work.scratch, {run.final, run.target.data(), coefficient, run.nll, run.d_final, 0});
-  for (int64_t r = 0; r < rows; ++r)
-    result.loss += weight_of(batch, r / batch.length, r % batch.length) * element(run.nll, r) / loss.normaliser;
+  result.loss += weighted_sum(p, run.nll, weight);
 }
 
 void Model::forward_mtp(const Pass& p, Run& run, const MicroBatch& batch) const {
@@ -170,10 +186,10 @@ void Model::mtp_loss(const Pass& p, Run& run, const MicroBatch& batch, const Los
     s.nll = full_tensor(p, run.work.saved, 1, rows);
     const Tensor coefficient = full_tensor(p, run.work.saved, 1, rows);
     auto weight = [&](int64_t r) { return weight_of(batch, r / length, r % length + k) / loss.normaliser; };
-    for (int64_t r = 0; r < rows; ++r) set_element(coefficient, r, loss.mtp_lambda / depths * weight(r));
+    fill(p, coefficient, [&](int64_t r) { return loss.mtp_lambda / depths * weight(r); });
     s.d_normed = full_tensor(p, run.work.saved, rows, config_.hidden_size);
     heads_.front().loss(p, run.work.scratch, {s.normed, s.target.data(), coefficient, s.nll, s.d_normed, static_cast<int>(k)});
-    for (int64_t r = 0; r < rows; ++r) result.mtp_loss += weight(r) * element(s.nll, r) / depths;
+    result.mtp_loss += weighted_sum(p, s.nll, weight) / depths;
   }
 }
 

@@ -38,7 +38,7 @@ struct MicroBatchResult {
 
 // Memory of one micro-batch in flight.
 struct Workspace {
-  explicit Workspace(MemoryUse* use) : saved(use), scratch(use) {}
+  explicit Workspace(MemoryUse* use, Arena::Kind kind = Arena::Kind::kReal) : saved(use, kind), scratch(use, kind) {}
   Arena saved, scratch;
 };
 

@@ -10,6 +10,14 @@ namespace {
 // Rows of one expert need no padding but where tiles are quantised along tokens (FP8's weight gradient).
 constexpr int64_t kSegmentAlignment = 1;
 
+// A dry run has no choices: every token goes to the next experts in turn.
+DispatchPlan balanced_plan(int64_t tokens, int64_t top_k, const Placement& placement) {
+  std::vector<int32_t> expert;
+  const auto experts = static_cast<int64_t>(placement.slot_of_expert.size());
+  for (int64_t i = 0; i < tokens * top_k; ++i) expert.push_back(static_cast<int32_t>(i % experts));
+  return plan_dispatch(expert, tokens, top_k, placement, kSegmentAlignment);
+}
+
 RouterShape router_shape(const ModelConfig& c) {
   RouterShape r;
   r.experts = c.n_routed_experts;
@@ -54,7 +62,7 @@ void Router::forward(const Pass& p, BlockState& s) const {
   m.expert = s.saved->tensor(MemoryClass::kActivations, DType::kI32, rows, shape_.top_k);
   router_forward({shape_, logits, bias_, m.scores, m.expert.ptr<int32_t>(), m.weight}, *p.stream);
   s.expert_load.assign(static_cast<size_t>(shape_.experts), 0);
-  if (p.training)
+  if (p.training && !p.stream->is_dry())
     s.balance_loss = router_statistics(shape_, m.scores, m.expert.ptr<int32_t>(), s.layout->sequence_length,
                                        p.balance_coefficient, s.expert_load.data(), *p.stream)
                          .balance_loss;
@@ -78,8 +86,9 @@ void Router::weight_gradient(const Pass& p, BlockState& s) const {
 
 void DispatchPhase::forward(const Pass& p, BlockState& s) const {
   MoeState& m = s.moe;
-  m.plan = plan_dispatch({m.expert.ptr<int32_t>(), static_cast<size_t>(m.expert.count())}, m.expert.rows, m.expert.cols,
-                         placement_, kSegmentAlignment);
+  m.plan = p.stream->is_dry() ? balanced_plan(m.expert.rows, m.expert.cols, placement_)
+                              : plan_dispatch({m.expert.ptr<int32_t>(), static_cast<size_t>(m.expert.count())}, m.expert.rows,
+                                              m.expert.cols, placement_, kSegmentAlignment);
   m.dispatched = compute_tensor(p, *s.saved, m.plan.rows, s.u.cols);
   dispatch_rows(m.plan, s.u, m.dispatched, *p.stream);
   m.row_weight = full_tensor(p, *s.saved, 1, m.plan.rows);

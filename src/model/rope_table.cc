@@ -25,7 +25,7 @@ std::vector<double> rope_frequencies(int64_t dim, double theta, const RopeScalin
   return f;
 }
 
-Tensor make_rope_table(const ModelConfig& c, int64_t positions, DType dtype, Arena& arena) {
+Tensor make_rope_table(const ModelConfig& c, int64_t positions, DType dtype, Arena& arena, const Stream& stream) {
   const int64_t dim = c.rope_dim();
   const std::vector<double> f = rope_frequencies(dim, c.rope_theta, c.rope_scaling);
   const auto m = [&](double coefficient) {
@@ -33,16 +33,19 @@ Tensor make_rope_table(const ModelConfig& c, int64_t positions, DType dtype, Are
   };
   const double amplitude = c.has_yarn() ? m(c.rope_scaling.mscale) / m(c.rope_scaling.mscale_all_dim) : 1.0;
   Tensor table = arena.tensor(MemoryClass::kScratch, dtype, positions, dim);
-  visit_float(dtype, [&](auto zero) {
-    using T = decltype(zero);
-    for (int64_t p = 0; p < positions; ++p) {
-      T* row = table.row<T>(p);
-      for (int64_t i = 0; i < dim / 2; ++i) {
-        const double angle = static_cast<double>(p) * f[static_cast<size_t>(i)];
-        row[i] = static_cast<T>(amplitude * std::cos(angle));
-        row[dim / 2 + i] = static_cast<T>(amplitude * std::sin(angle));
+  constexpr int64_t kBlock = 256;
+  stream.parallel((positions + kBlock - 1) / kBlock, [&](int64_t block) {
+    visit_float(dtype, [&](auto zero) {
+      using T = decltype(zero);
+      for (int64_t p = block * kBlock; p < std::min((block + 1) * kBlock, positions); ++p) {
+        T* row = table.row<T>(p);
+        for (int64_t i = 0; i < dim / 2; ++i) {
+          const double angle = static_cast<double>(p) * f[static_cast<size_t>(i)];
+          row[i] = static_cast<T>(amplitude * std::cos(angle));
+          row[dim / 2 + i] = static_cast<T>(amplitude * std::sin(angle));
+        }
       }
-    }
+    });
   });
   return table;
 }

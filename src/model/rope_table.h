@@ -3,6 +3,7 @@
 
 #include <vector>
 
+#include "base/threads.h"
 #include "model/config.h"
 #include "tensor/arena.h"
 
@@ -13,6 +14,6 @@ std::vector<double> rope_frequencies(int64_t dim, double theta, const RopeScalin
 
 // [positions, dim] of dtype F32 or F64: cos of every frequency, then sin; computed in double. Under YaRN scaled by m(mscale) /
 // m(mscale_all_dim).
-Tensor make_rope_table(const ModelConfig& config, int64_t positions, DType dtype, Arena& arena);
+Tensor make_rope_table(const ModelConfig& config, int64_t positions, DType dtype, Arena& arena, const Stream& stream);
 
 }  // namespace rorqual

@@ -22,6 +22,16 @@ std::string_view memory_class_name(MemoryClass c) {
   return names[static_cast<size_t>(c)];
 }
 
+Arena::Block Arena::make_block(MemoryClass c, int64_t length) const {
+  if (kind_ == Kind::kMeasure) return {{reinterpret_cast<std::byte*>(kAlign), [](std::byte*) {}}, length};
+  auto* data = static_cast<std::byte*>(std::aligned_alloc(4096, static_cast<size_t>(length)));
+  if (!data)
+    fail("out of memory: {} needs {} more bytes; choose a smaller model, micro-batch or sequence", memory_class_name(c),
+         length);
+  std::memset(data, 0, static_cast<size_t>(length));
+  return {{data, [](std::byte* p) { std::free(p); }}, length};
+}
+
 Arena::~Arena() {
   release(Mark{0});
 }
@@ -34,12 +44,7 @@ void* Arena::bytes(MemoryClass c, int64_t size) {
   while (block < blocks_.size() && offset + need > blocks_[block].size) ++block, offset = 0;
   if (block == blocks_.size()) {
     const int64_t length = round_up(std::max(need, kBlock), 4096);
-    auto* data = static_cast<std::byte*>(std::aligned_alloc(4096, static_cast<size_t>(length)));
-    if (!data)
-      fail("out of memory: {} needs {} more bytes; choose a smaller model, micro-batch or sequence", memory_class_name(c),
-           length);
-    std::memset(data, 0, static_cast<size_t>(length));
-    blocks_.push_back({{data, [](std::byte* p) { std::free(p); }}, length});
+    blocks_.push_back(make_block(c, length));
   }
   entries_.push_back({block, offset, need, c});
   held_ += need;

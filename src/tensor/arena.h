@@ -37,8 +37,12 @@ struct MemoryUse {
 // thread-safe.
 class Arena {
  public:
+  enum class Kind {
+    kReal,
+    kMeasure,  // counts and hands out addresses that must not be touched: a dry run, to know what a real one needs
+  };
   // `use` (may be null) outlives the arena and is updated by it.
-  explicit Arena(MemoryUse* use = nullptr) : use_(use) {}
+  explicit Arena(MemoryUse* use = nullptr, Kind kind = Kind::kReal) : use_(use), kind_(kind) {}
   ~Arena();
   Arena(const Arena&) = delete;
   Arena& operator=(const Arena&) = delete;
@@ -60,6 +64,7 @@ class Arena {
     std::unique_ptr<std::byte, void (*)(std::byte*)> data;
     int64_t size = 0;
   };
+  Block make_block(MemoryClass c, int64_t length) const;
   struct Entry {
     size_t block = 0;
     int64_t offset = 0, size = 0;
@@ -69,6 +74,7 @@ class Arena {
   std::vector<Entry> entries_;
   int64_t held_ = 0;
   MemoryUse* use_;
+  Kind kind_;
 };
 
 }  // namespace rorqual

@@ -19,12 +19,13 @@ Optimizer::Optimizer(Weights& weights, const AdamWSettings& settings, Arena& are
 
 GradientNorm Optimizer::gradient_norm(const GradientBuffer& gradients, const Stream& stream) const {
   GradientNorm result;
-  double sum = 0;
+  double sum = 0, most = -1;
   for (size_t i = 0; i < weights_.list().size(); ++i) {
     if (!weights_.list()[i].trainable()) continue;
     const Tensor g = gradients.of(i);
     const double square = squared_norm({g.data, g.dtype, 1, g.count()}, stream);
     if (!std::isfinite(square) && result.not_finite.empty()) result.not_finite = weights_.list()[i].name;
+    if (square > most) most = square, result.largest = weights_.list()[i].name;
     sum += square;
   }
   result.norm = std::sqrt(sum);

@@ -19,6 +19,7 @@ struct AdamWSettings {
 struct GradientNorm {
   double norm = 0;
   std::string not_finite;  // the first tensor with a NaN or infinity; empty: none
+  std::string largest;     // the tensor with the largest norm
 };
 
 class Optimizer {

@@ -31,9 +31,10 @@ const KernelRow<Args>& select_row(std::span<const KernelRow<Args>> rows, const A
   CHECK(false, "no kernel accepts these arguments");
 }
 
-// Runs the row that this machine and RORQUAL_ISA allow.
+// Runs the row that this machine and RORQUAL_ISA allow; on a dry stream, none.
 template <class Args>
 void run_best(std::span<const KernelRow<Args>> rows, const Args& args, const Stream& stream) {
+  if (stream.is_dry()) return;
   select_row(rows, args, allowed_isa()).run(args, stream);
 }
 

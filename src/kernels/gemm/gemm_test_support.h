@@ -116,38 +116,43 @@ inline std::string compare(const Tensor& actual, const std::vector<Expected>& wa
   return message;
 }
 
-// A · Bᵀ (+ c), exact but for long double rounding: products and sums of 64 significant bits.
-inline std::vector<Expected> exact_linear(const Tensor& a, const Tensor& b, const Tensor& c, bool accumulate) {
-  std::vector<Expected> out;
-  for (int64_t m = 0; m < a.rows; ++m) {
-    for (int64_t n = 0; n < b.rows; ++n) {
-      long double sum = 0, magnitude = 0;
-      for (int64_t k = 0; k < a.cols; ++k) {
-        const long double product = static_cast<long double>(get(a, m, k)) * get(b, n, k);
-        sum += product;
-        magnitude += std::fabs(product);
-      }
-      out.push_back(expected(static_cast<double>(sum), static_cast<double>(magnitude), accumulate ? get(c, m, n) : 0, a.cols,
-                             a.dtype, c.dtype));
-    }
+inline std::vector<double> values_of(const Tensor& t) {
+  std::vector<double> out;
+  for (int64_t r = 0; r < t.rows; ++r)
+    for (int64_t c = 0; c < t.cols; ++c) out.push_back(get(t, r, c));
+  return out;
+}
+
+// Σ over s of x[s·x_step]·y[s·y_step] + initial, exact but for the rounding of long double: sums of 64 significant bits.
+inline Expected exact_sum(const double* x, int64_t x_step, const double* y, int64_t y_step, int64_t terms, double initial,
+                          DType compute, DType out) {
+  long double sum = 0, magnitude = 0;
+  for (int64_t s = 0; s < terms; ++s) {
+    const long double product = static_cast<long double>(x[s * x_step]) * y[s * y_step];
+    sum += product;
+    magnitude += std::fabs(product);
   }
+  return expected(static_cast<double>(sum), static_cast<double>(magnitude), initial, terms, compute, out);
+}
+
+// A · Bᵀ (+ c).
+inline std::vector<Expected> exact_linear(const Tensor& a, const Tensor& b, const Tensor& c, bool accumulate) {
+  const std::vector<double> x = values_of(a), y = values_of(b);
+  std::vector<Expected> out;
+  for (int64_t m = 0; m < a.rows; ++m)
+    for (int64_t n = 0; n < b.rows; ++n)
+      out.push_back(exact_sum(x.data() + m * a.cols, 1, y.data() + n * a.cols, 1, a.cols, accumulate ? get(c, m, n) : 0,
+                              a.dtype, c.dtype));
   return out;
 }
 
 // Aᵀ · B + c.
 inline std::vector<Expected> exact_gradient(const Tensor& a, const Tensor& b, const Tensor& c) {
+  const std::vector<double> x = values_of(a), y = values_of(b);
   std::vector<Expected> out;
-  for (int64_t n = 0; n < a.cols; ++n) {
-    for (int64_t k = 0; k < b.cols; ++k) {
-      long double sum = 0, magnitude = 0;
-      for (int64_t m = 0; m < a.rows; ++m) {
-        const long double product = static_cast<long double>(get(a, m, n)) * get(b, m, k);
-        sum += product;
-        magnitude += std::fabs(product);
-      }
-      out.push_back(expected(static_cast<double>(sum), static_cast<double>(magnitude), get(c, n, k), a.rows, a.dtype, c.dtype));
-    }
-  }
+  for (int64_t n = 0; n < a.cols; ++n)
+    for (int64_t k = 0; k < b.cols; ++k)
+      out.push_back(exact_sum(x.data() + n, a.cols, y.data() + k, b.cols, a.rows, get(c, n, k), a.dtype, c.dtype));
   return out;
 }
 

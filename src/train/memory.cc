@@ -1,0 +1,89 @@
+#include "train/memory.h"
+
+#include <fmt/format.h>
+
+#include <algorithm>
+#include <filesystem>
+#include <fstream>
+#include <limits>
+#include <numeric>
+
+#include "model/model.h"
+#include "train/gradients.h"
+#include "train/optimizer.h"
+
+namespace rorqual {
+namespace {
+
+int64_t read_number(const std::filesystem::path& file) {
+  std::ifstream in(file);
+  int64_t n = -1;
+  return in >> n ? n : -1;
+}
+
+// Of /proc/meminfo, in bytes.
+int64_t meminfo(const std::string& key) {
+  std::ifstream in("/proc/meminfo");
+  std::string name, unit;
+  int64_t kib = 0;
+  while (in >> name >> kib && std::getline(in, unit))
+    if (name == key + ":") return kib * 1024;
+  return std::numeric_limits<int64_t>::max();
+}
+
+std::string mebibytes(int64_t bytes) {
+  return fmt::format("{:>10.1f} MiB", static_cast<double>(bytes) / (1 << 20));
+}
+
+}  // namespace
+
+int64_t MemoryNeed::total() const {
+  return std::accumulate(bytes.begin(), bytes.end(), int64_t{0});
+}
+
+MemoryNeed training_memory(const Recipe& r) {
+  MemoryUse use;
+  const Stream dry = Stream::dry();
+  Arena arena(&use, Arena::Kind::kMeasure);
+  Weights weights(r.model, precision_from_name(r.precision), true, arena);
+  const Model model(r.model, weights, r.logical_nodes, arena);
+  const GradientAccumulators gradients(weights, r.model, r.grad_lanes, r.expert_lane_group, arena);
+  const Optimizer optimizer(weights, {}, arena);
+  const int64_t master = weights.dense().bytes() + weights.expert().bytes();
+  const int64_t moments =
+      optimizer.dense_m().bytes() + optimizer.dense_v().bytes() + optimizer.expert_m().bytes() + optimizer.expert_v().bytes();
+  const int64_t ema = r.train.ema_decay > 0 ? master : 0;
+  if (ema > 0) {
+    arena.bytes(MemoryClass::kEma, weights.dense().bytes());
+    arena.bytes(MemoryClass::kEma, weights.expert().bytes());
+  }
+  arena.bytes(MemoryClass::kSnapshot, master + moments + ema);
+
+  Workspace work(&use, Arena::Kind::kMeasure);
+  MicroBatch batch;
+  batch.sequences = r.train.micro_batch_sequences;
+  batch.length = r.train.sequence_length;
+  batch.tokens.resize(static_cast<size_t>(batch.sequences * (batch.length + 1)));
+  model.train(batch, {}, gradients.buffer(0), r.recompute, work, dry);
+  return {use.peak};
+}
+
+int64_t available_memory() {
+  int64_t available = meminfo("MemAvailable");
+  const int64_t v2_limit = read_number("/sys/fs/cgroup/memory.max"), v2_used = read_number("/sys/fs/cgroup/memory.current");
+  if (v2_limit > 0 && v2_used >= 0) available = std::min(available, v2_limit - v2_used);
+  const int64_t v1_limit = read_number("/sys/fs/cgroup/memory/memory.limit_in_bytes"),
+                v1_used = read_number("/sys/fs/cgroup/memory/memory.usage_in_bytes");
+  if (v1_limit > 0 && v1_used >= 0) available = std::min(available, v1_limit - v1_used);
+  return std::max<int64_t>(available, 0);
+}
+
+std::string memory_table(const MemoryNeed& need, int64_t available) {
+  std::string out;
+  for (int i = 0; i < kMemoryClasses; ++i)
+    if (const int64_t bytes = need.bytes[static_cast<size_t>(i)]; bytes > 0)
+      out += fmt::format("  {:<16} {}\n", memory_class_name(static_cast<MemoryClass>(i)), mebibytes(bytes));
+  return out + fmt::format("  {:<16} {}   of {} available\n", "total", mebibytes(need.total()), mebibytes(available));
+}
+
+}  // namespace rorqual

@@ -1,0 +1,26 @@
+// What a training run needs of memory, by class, before anything is allocated: a dry run of the same code over arenas that only
+// count.
+#pragma once
+
+#include <string>
+
+#include "tensor/arena.h"
+#include "train/recipe.h"
+
+namespace rorqual {
+
+struct MemoryNeed {
+  std::array<int64_t, kMemoryClasses> bytes{};  // the most ever held of each class
+  int64_t total() const;
+};
+
+// The recipe must be complete and valid.
+MemoryNeed training_memory(const Recipe& recipe);
+
+// Memory that this process may still take: what the machine has available, bounded by its control group's limit (v1 and v2).
+int64_t available_memory();
+
+// The table of classes, a line each, and the total beside what is available.
+std::string memory_table(const MemoryNeed& need, int64_t available);
+
+}  // namespace rorqual

@@ -1,0 +1,169 @@
+#include "train/run.h"
+
+#include <algorithm>
+
+#include "base/error.h"
+#include "base/file.h"
+#include "base/log.h"
+#include "checkpoint/checkpoint.h"
+
+namespace rorqual {
+namespace {
+
+namespace fs = std::filesystem;
+
+bool is_run(const fs::path& directory) {
+  return fs::exists(directory / "recipe.toml");
+}
+
+// Removes what preparing has written, unless it ended well.
+class Rollback {
+ public:
+  explicit Rollback(fs::path directory) : directory_(std::move(directory)), existed_(fs::exists(directory_)) {}
+  ~Rollback() {
+    if (kept_) return;
+    std::error_code ignored;
+    for (const char* name : {"tokenizer", "data", "recipe.toml", "heldout.txt"}) fs::remove_all(directory_ / name, ignored);
+    if (!existed_) fs::remove(directory_, ignored);
+  }
+  void keep() { kept_ = true; }
+
+ private:
+  fs::path directory_;
+  bool existed_, kept_ = false;
+};
+
+void make_directory(const fs::path& directory) {
+  std::error_code error;
+  fs::create_directories(directory, error);
+  if (error) fail("cannot make the folder {}: {}", directory.string(), error.message());
+}
+
+Tokenizer train_run_tokenizer(const Recipe& recipe, const std::vector<CorpusSource>& sources, const Stream& stream) {
+  info("training a tokenizer of {} entries", recipe.tokenizer.vocab_size);
+  const std::vector<std::string> sample =
+      sample_documents(sources, recipe.tokenizer.sample_bytes, recipe.data.heldout_fraction, stream);
+  const std::vector<std::string_view> views(sample.begin(), sample.end());
+  TokenizerTrainer trainer;
+  trainer.vocab_size = static_cast<int32_t>(recipe.tokenizer.vocab_size);
+  return train_tokenizer(trainer, views, stream);
+}
+
+Tokenizer choose_tokenizer(const RunRequest& request, const Recipe& recipe, const std::optional<ModelSource>& init,
+                           const std::vector<CorpusSource>& sources, const Stream& stream) {
+  if (!recipe.tokenizer.path.empty()) {
+    Tokenizer tokenizer = Tokenizer::load(recipe.tokenizer.path);
+    if (init && Tokenizer::load(init->tokenizer_directory).fingerprint() != tokenizer.fingerprint())
+      fail_usage("tokenizer.path = {} is not the tokenizer of {}: leave it empty to use the model's own", recipe.tokenizer.path,
+                 request.init->string());
+    return tokenizer;
+  }
+  if (init) return Tokenizer::load(init->tokenizer_directory);
+  return train_run_tokenizer(recipe, sources, stream);
+}
+
+// What the recipe asks for and what the initial model is must be the same shape, but for what says how far it reaches.
+void check_init(const Recipe& recipe, const ModelSource& source) {
+  std::vector<std::string> expected;
+  visit_model_keys(source.config,
+                   [&](const std::string&, const auto& value, const char*) { expected.push_back(fmt::format("{}", value)); });
+  size_t i = 0;
+  visit_model_keys(recipe.model, [&](const std::string& key, const auto& value, const char*) {
+    const std::string have = fmt::format("{}", value), want = expected[i++];
+    const bool reach = key.starts_with("rope_") || key == "max_position_embeddings" || key == "initializer_range" ||
+                       key == "num_nextn_predict_layers";
+    if (have != want && !reach) fail_usage("--init: the model has {} = {}, the recipe {}: they must agree", key, want, have);
+  });
+  if (recipe.model.num_nextn_predict_layers > source.config.num_nextn_predict_layers)
+    fail_usage("--init: the model has {} MTP modules, the recipe asks for {}", source.config.num_nextn_predict_layers,
+               recipe.model.num_nextn_predict_layers);
+}
+
+void check_vocabulary(const Recipe& recipe, const Tokenizer& tokenizer) {
+  if (recipe.model.vocab_size < tokenizer.vocab_size())
+    fail_usage("model.vocab_size = {} is smaller than the tokenizer's {} entries: raise it or leave it 0",
+               recipe.model.vocab_size, tokenizer.vocab_size());
+  const TokenIds ids = token_ids(tokenizer, recipe.model.vocab_size);
+  if (ids.bos < 0 || ids.eos < 0)
+    fail_usage("the tokenizer names no begin-of-sentence or end-of-sentence token: set them in tokenizer_config.json");
+}
+
+PreparedRun resume_run(const RunRequest& request) {
+  if (!is_run(request.directory)) fail_usage("--resume: {} is no run (it has no recipe.toml)", request.directory.string());
+  PreparedRun run;
+  run.directory = request.directory;
+  run.tokenizer = Tokenizer::load(request.directory / "tokenizer");
+  const Recipe saved = run_recipe(request.directory);
+  run.recipe = request.recipe;
+  complete(run.recipe, saved.model.vocab_size);
+  const std::vector<std::string> differences = recipe_differences(saved, run.recipe);
+  if (!differences.empty()) {
+    std::string list;
+    for (const std::string& d : differences) list += "\n  " + d;
+    fail_usage("--resume: the recipe is not the one that {} runs:{}\nuse its own {}", request.directory.string(), list,
+               (request.directory / "recipe.toml").string());
+  }
+  validate(run.recipe);
+  run.corpus = open_tokenized(request.directory / "data");
+  std::vector<std::string> given, known;
+  for (const DataSpec& d : request.data) given.push_back(fmt::format("{}={}", open_source(d).description, d.weight));
+  for (const TokenizedSource& s : run.corpus.sources) known.push_back(fmt::format("{}={}", s.description, s.weight));
+  if (!given.empty() && given != known)
+    fail_usage("--resume: the run's data is {}, --data names {}", fmt::join(known, ", "), fmt::join(given, ", "));
+  return run;
+}
+
+}  // namespace
+
+Recipe run_recipe(const fs::path& directory) {
+  return read_recipe(directory / "recipe.toml", {});
+}
+
+PreparedRun prepare_run(const RunRequest& request, const Stream& stream) {
+  if (request.resume) return resume_run(request);
+  const fs::path& directory = request.directory;
+  if (is_run(directory)) fail_usage("{} holds a run already: go on with --resume, or choose another --out", directory.string());
+  if (fs::exists(directory) && (!fs::is_directory(directory) || !fs::is_empty(directory)))
+    fail_usage("--out {}: it exists and is no empty folder; choose another", directory.string());
+  if (request.data.empty()) fail_usage("there is nothing to train on: name it with --data PATH");
+
+  PreparedRun run;
+  run.directory = directory;
+  run.recipe = request.recipe;
+  if (request.init) run.init = open_model(*request.init);
+  {
+    // A first look with the vocabulary that is to come, so that mistakes in the recipe are told before the corpus is read.
+    Recipe draft = request.recipe;
+    complete(draft, run.init ? run.init->config.vocab_size : draft.tokenizer.vocab_size);
+    validate(draft);
+  }
+  const std::vector<CorpusSource> sources = open_sources(request.data);
+  Rollback rollback(directory);
+  make_directory(directory);
+  run.tokenizer = choose_tokenizer(request, run.recipe, run.init, sources, stream);
+  complete(run.recipe, run.init ? run.init->config.vocab_size : run.tokenizer->vocab_size());
+  validate(run.recipe);
+  check_vocabulary(run.recipe, *run.tokenizer);
+  if (run.init) check_init(run.recipe, *run.init);
+  run.tokenizer->save(directory / "tokenizer");
+
+  ProgressLine progress;
+  TokenizeOptions options;
+  options.heldout_fraction = run.recipe.data.heldout_fraction;
+  options.progress = [&](int64_t bytes) {
+    progress.update(fmt::format("tokenising: {:.1f} MB", static_cast<double>(bytes) / 1e6));
+  };
+  run.corpus = tokenize_corpus(sources, encoder_of(*run.tokenizer), directory / "data", options, stream);
+  // The sets are made once here, so that a recipe that does not fit the data leaves nothing behind.
+  const TokenIds ids = token_ids(*run.tokenizer, run.recipe.model.vocab_size);
+  TrainingSet(run.corpus.open_training(false),
+              {run.recipe.train.sequence_length, static_cast<uint64_t>(run.recipe.seed), run.recipe.data.fim_rate, ids});
+  std::error_code ignored;
+  fs::create_hard_link(run.corpus.heldout_text(), directory / "heldout.txt", ignored);
+  if (ignored) fs::copy_file(run.corpus.heldout_text(), directory / "heldout.txt");
+  write_file_atomically(directory / "recipe.toml", print_recipe(run.recipe));
+  rollback.keep();
+  return run;
+}
+
+}  // namespace rorqual

@@ -1,0 +1,358 @@
+#include "train/trainer.h"
+
+#include <unistd.h>
+
+#include <cmath>
+#include <nlohmann/json.hpp>
+#include <numeric>
+
+#include "base/clock.h"
+#include "base/interrupt.h"
+#include "base/log.h"
+#include "base/trace.h"
+#include "kernels/gemm/peak.h"
+#include "model/flops.h"
+#include "train/memory.h"
+#include "train/schedule.h"
+
+namespace rorqual {
+namespace {
+
+// Losses that a new one is held against.
+constexpr size_t kRecentLosses = 32;
+constexpr size_t kFewestLosses = 8;
+
+Recipe checked_for_memory(const Recipe& recipe) {
+  const MemoryNeed need = training_memory(recipe);
+  const int64_t available = available_memory();
+  info("memory of the run\n{}", memory_table(need, available));
+  if (need.total() > available)
+    fail(
+        "the run needs {:.1f} GiB of memory, {:.1f} GiB are available: lower train.micro_batch_sequences, "
+        "train.sequence_length or the model, or "
+        "set train.ema_decay = 0",
+        static_cast<double>(need.total()) / (1 << 30), static_cast<double>(available) / (1 << 30));
+  return recipe;
+}
+
+TokenIds ids_of(const Recipe& r, const Tokenizer& tokenizer) {
+  return token_ids(tokenizer, r.model.vocab_size);
+}
+
+nlohmann::ordered_json number(double value) {
+  if (std::isfinite(value)) return value;
+  return nullptr;  // JSON has no NaN
+}
+
+}  // namespace
+
+Trainer::Trainer(const PreparedRun& run, const TrainOptions& options, bool resume, const Stream& stream)
+    : recipe_(checked_for_memory(run.recipe)),
+      directory_(run.directory),
+      tokenizer_(*run.tokenizer),
+      options_(options),
+      stream_(stream),
+      flops_per_token_(training_flops_per_token(recipe_.model, recipe_.train.sequence_length)),
+      arena_(&memory_),
+      work_(&memory_),
+      weights_(recipe_.model, precision_from_name(recipe_.precision), true, arena_),
+      model_(recipe_.model, weights_, recipe_.logical_nodes, arena_),
+      gradients_(weights_, recipe_.model, recipe_.grad_lanes, recipe_.expert_lane_group, arena_),
+      optimizer_(weights_,
+                 {recipe_.train.beta1, recipe_.train.beta2, recipe_.train.epsilon, recipe_.train.weight_decay,
+                  recipe_.train.clip_norm},
+                 arena_),
+      training_(run.corpus.open_training(true), {recipe_.train.sequence_length, static_cast<uint64_t>(recipe_.seed),
+                                                 recipe_.data.fim_rate, ids_of(recipe_, tokenizer_)}),
+      heldout_(run.corpus.open_heldout(true), recipe_.train.sequence_length, ids_of(recipe_, tokenizer_),
+               recipe_.train.heldout_sequences) {
+  if (recipe_.train.ema_decay > 0) ema_ = std::make_unique<Ema>(weights_, recipe_.train.ema_decay, arena_);
+  peak_gflops_ = measure_peak_flops(weights_.precision().compute, stream_);
+  print_tables();
+  checkpoints_ = std::make_unique<CheckpointWriter>(directory_, recipe_.train.checkpoints_kept, &memory_);
+  start_from(run, resume);
+  metrics_ = std::make_unique<JsonLines>(directory_ / "metrics.jsonl", step_);
+  samples_ = std::make_unique<JsonLines>(directory_ / "samples.jsonl", step_);
+}
+
+Trainer::~Trainer() = default;
+
+void Trainer::print_tables() const {
+  const ParameterCount p = weights_.list().parameters();
+  info("parameters: {:.2f}M total, {:.2f}M active per token, {:.2f}M more in {} MTP modules",
+       static_cast<double>(p.total) / 1e6, static_cast<double>(p.active) / 1e6, static_cast<double>(p.mtp) / 1e6,
+       recipe_.model.num_nextn_predict_layers);
+  info("data: {} documents, {:.2f}M tokens to train on; {} documents, {:.2f}M tokens held out", training_.documents(),
+       static_cast<double>(training_.tokens()) / 1e6, heldout_.documents(), static_cast<double>(heldout_.tokens()) / 1e6);
+  info("precision {}, {} threads, measured peak {:.0f} GFLOP/s", recipe_.precision, stream_.threads(), peak_gflops_);
+}
+
+void Trainer::start_from(const PreparedRun& run, bool resume) {
+  if (!resume) {
+    if (run.init) {
+      run.init->load_weights(weights_, stream_);
+    } else {
+      weights_.initialise(recipe_.model.initializer_range, static_cast<uint64_t>(recipe_.seed), stream_);
+    }
+    weights_.pack(stream_);
+    if (ema_) ema_->reset();
+    save_checkpoint();  // step 0: from here on the run can be taken up
+    return;
+  }
+  const Checkpoint c = newest_for_resume(directory_);
+  restore(c.model(), named_tensors(weights_));
+  std::vector<NamedTensor> moments = named_tensors(weights_.list(), optimizer_.dense_m(), optimizer_.expert_m(), "m.", true);
+  const auto v = named_tensors(weights_.list(), optimizer_.dense_v(), optimizer_.expert_v(), "v.", true);
+  moments.insert(moments.end(), v.begin(), v.end());
+  restore(c.moments(), moments);
+  if (ema_) restore(c.ema(), named_tensors(weights_.list(), ema_->dense(), ema_->expert()));
+  weights_.pack(stream_);
+  step_ = c.step;
+  tokens_ = c.tokens;
+  sequences_ = c.sequences;
+  updates_ = c.trainer.at("updates");
+  skipped_in_a_row_ = c.trainer.at("skipped_in_a_row");
+  for (const auto& loss : c.trainer.at("recent_losses")) recent_.push_back(loss);
+  if (c.trainer.contains("heldout_loss")) last_heldout_ = c.trainer["heldout_loss"].get<double>();
+  info("resumed at step {}", step_);
+}
+
+MicroBatch Trainer::micro_batch(int64_t first_sequence) const {
+  MicroBatch batch;
+  batch.sequences = recipe_.train.micro_batch_sequences;
+  batch.length = recipe_.train.sequence_length;
+  batch.tokens.resize(static_cast<size_t>(batch.sequences * (batch.length + 1)));
+  for (int64_t i = 0; i < batch.sequences; ++i)
+    training_.sequence(
+        first_sequence + i,
+        std::span(batch.tokens).subspan(static_cast<size_t>(i * (batch.length + 1)), static_cast<size_t>(batch.length + 1)));
+  return batch;
+}
+
+// Lane l owns the l-th run of micro-batches; groups of lanes are walked one after another, inside a group by (micro-batch,
+// lane).
+MicroBatchResult Trainer::accumulate(int64_t sequences) {
+  const TrainRecipe& t = recipe_.train;
+  const int64_t lanes = gradients_.lanes(), group = gradients_.lane_group();
+  const int64_t per_lane = sequences / t.micro_batch_sequences / lanes;
+  LossSettings loss;
+  loss.sequences = static_cast<double>(sequences);
+  loss.normaliser = static_cast<double>(sequences * t.sequence_length);
+  loss.mtp_lambda = mtp_lambda(t, tokens_);
+  loss.balance_alpha = t.balance_alpha;
+  MicroBatchResult sum;
+  for (int64_t first = 0; first < lanes; first += group) {
+    gradients_.begin_group(stream_);
+    for (int64_t j = 0; j < per_lane; ++j) {
+      for (int64_t lane = first; lane < first + group; ++lane) {
+        const TraceSpan span("micro-batch");
+        const MicroBatch batch = micro_batch(sequences_ + (lane * per_lane + j) * t.micro_batch_sequences);
+        const MicroBatchResult r = model_.train(batch, loss, gradients_.buffer(lane), recipe_.recompute, work_, stream_);
+        sum.loss += r.loss;
+        sum.mtp_loss += r.mtp_loss;
+        sum.balance_loss += r.balance_loss;
+        sum.expert_load.resize(r.expert_load.size());
+        for (size_t b = 0; b < r.expert_load.size(); ++b) {
+          sum.expert_load[b].resize(r.expert_load[b].size());
+          for (size_t e = 0; e < r.expert_load[b].size(); ++e) sum.expert_load[b][e] += r.expert_load[b][e];
+        }
+      }
+    }
+    gradients_.end_group(stream_);
+  }
+  return sum;
+}
+
+bool Trainer::diverged(const MicroBatchResult& losses, const GradientNorm& norm) const {
+  if (!std::isfinite(losses.loss) || !norm.not_finite.empty()) return true;
+  if (recent_.size() < kFewestLosses) return false;
+  const double mean = std::accumulate(recent_.begin(), recent_.end(), 0.0) / static_cast<double>(recent_.size());
+  return losses.loss > mean + recipe_.train.spike_nats;
+}
+
+nlohmann::ordered_json Trainer::step() {
+  const TraceSpan span("step");
+  const double begin_s = seconds_now();
+  const TrainRecipe& t = recipe_.train;
+  const int64_t sequences = batch_sequences(t, recipe_.grad_lanes, tokens_), step_tokens = sequences * t.sequence_length;
+  const double rate = learning_rate(t, step_ + 1, tokens_);
+  const MicroBatchResult losses = accumulate(sequences);
+  const GradientBuffer gradients = gradients_.total(stream_);
+  const GradientNorm norm = optimizer_.gradient_norm(gradients, stream_);
+  const bool skipped = diverged(losses, norm);
+  if (ema_) ema_->wait();  // it read the weights while this step ran
+  if (skipped) {
+    ++skipped_in_a_row_;
+    warn("step {} is skipped: loss {:.4f}, gradient norm {:.4g}; {} in {}", step_ + 1, losses.loss, norm.norm,
+         norm.not_finite.empty() ? "the largest gradient is" : "NaN or infinity in the gradient of",
+         norm.not_finite.empty() ? norm.largest : norm.not_finite);
+  } else {
+    const TraceSpan update("optimizer");
+    optimizer_.step(gradients, norm.norm, rate, ++updates_, stream_);
+    const auto names = model_.moe_block_names();
+    for (size_t b = 0; recipe_.model.has_router_bias() && b < names.size(); ++b)
+      update_routing_bias(weights_.master(weights_.list().at(names[b] + "mlp.gate.e_score_correction_bias")),
+                          losses.expert_load[b], bias_speed(t, tokens_));
+    weights_.pack(stream_);
+    if (ema_) ema_->start();
+    skipped_in_a_row_ = 0;
+    recent_.push_back(losses.loss);
+    if (recent_.size() > kRecentLosses) recent_.pop_front();
+  }
+  ++step_;
+  tokens_ += step_tokens;
+  sequences_ += sequences;
+  const double seconds = seconds_now() - begin_s;
+  nlohmann::ordered_json line;
+  line["step"] = step_;
+  line["tokens"] = tokens_;
+  line["loss"] = number(losses.loss);
+  line["mtp_loss"] = number(losses.mtp_loss);
+  line["balance_loss"] = number(losses.balance_loss);
+  line["lr"] = rate;
+  line["grad_norm"] = number(norm.norm);
+  line["batch_sequences"] = sequences;
+  line["mtp_lambda"] = mtp_lambda(t, tokens_ - step_tokens);
+  add_expert_metrics(line, losses);
+  if (skipped) line["skipped"] = true;
+  line["tokens_per_s"] = static_cast<double>(step_tokens) / seconds;
+  line["step_ms"] = seconds * 1e3;
+  return line;
+}
+
+void Trainer::add_expert_metrics(nlohmann::ordered_json& line, const MicroBatchResult& losses) const {
+  if (losses.expert_load.empty()) return;
+  std::vector<double> load;
+  for (const auto& block : losses.expert_load) {
+    const auto sum = static_cast<double>(std::accumulate(block.begin(), block.end(), int64_t{0}));
+    load.push_back(static_cast<double>(*std::max_element(block.begin(), block.end())) * static_cast<double>(block.size()) /
+                   std::max(sum, 1.0));
+  }
+  line["load_max_over_mean"] = load;
+  if (!recipe_.model.has_router_bias()) return;
+  double low = INFINITY, high = -INFINITY;
+  for (const std::string& name : model_.moe_block_names()) {
+    const Tensor bias = weights_.master(weights_.list().at(name + "mlp.gate.e_score_correction_bias"));
+    visit_float(bias.dtype, [&](auto zero) {
+      for (int64_t i = 0; i < bias.count(); ++i) {
+        const auto b = static_cast<double>(static_cast<decltype(zero)*>(bias.data)[i]);
+        low = std::min(low, b);
+        high = std::max(high, b);
+      }
+    });
+  }
+  line["bias_range"] = {number(low), number(high)};
+}
+
+double Trainer::heldout_loss() {
+  const TraceSpan span("held-out");
+  const int64_t length = recipe_.train.sequence_length, most = recipe_.train.micro_batch_sequences;
+  double sum = 0;
+  for (int64_t first = 0; first < heldout_.count(); first += most) {
+    MicroBatch batch;
+    batch.sequences = std::min(most, heldout_.count() - first);
+    batch.length = length;
+    batch.tokens.resize(static_cast<size_t>(batch.sequences * (length + 1)));
+    for (int64_t i = 0; i < batch.sequences; ++i)
+      heldout_.sequence(
+          first + i, std::span(batch.tokens).subspan(static_cast<size_t>(i * (length + 1)), static_cast<size_t>(length + 1)));
+    for (const double nll : model_.score(batch, work_, stream_)) sum += nll;
+  }
+  return sum / static_cast<double>(heldout_.count() * length);
+}
+
+void Trainer::write_samples() {
+  if (!options_.sample) return;
+  const TraceSpan span("sample");
+  for (const std::string& prompt : recipe_.train.sample_prompts) {
+    const Sample s = options_.sample(model_, tokenizer_, prompt, recipe_.train.sample_tokens,
+                                     static_cast<uint64_t>(recipe_.seed), work_, stream_);
+    nlohmann::ordered_json line;
+    line["step"] = step_;
+    line["prompt"] = s.prompt;
+    line["text"] = s.text;
+    samples_->append(line);
+  }
+}
+
+void Trainer::save_checkpoint() {
+  const TraceSpan span("snapshot");
+  if (ema_) ema_->wait();
+  CheckpointContents c;
+  c.step = step_;
+  c.tokens = tokens_;
+  c.sequences = sequences_;
+  c.config = recipe_.model;
+  c.precision = recipe_.precision;
+  c.recipe = print_recipe(recipe_);
+  c.trainer["updates"] = updates_;
+  c.trainer["skipped_in_a_row"] = skipped_in_a_row_;
+  c.trainer["recent_losses"] = recent_;
+  if (last_heldout_) c.trainer["heldout_loss"] = *last_heldout_;
+  c.model = named_tensors(weights_);
+  if (ema_) c.ema = named_tensors(weights_.list(), ema_->dense(), ema_->expert());
+  c.moments = named_tensors(weights_.list(), optimizer_.dense_m(), optimizer_.expert_m(), "m.", true);
+  const auto v = named_tensors(weights_.list(), optimizer_.dense_v(), optimizer_.expert_v(), "v.", true);
+  c.moments.insert(c.moments.end(), v.begin(), v.end());
+  checkpoints_->save(c, &stream_);
+}
+
+void Trainer::show_progress(const nlohmann::ordered_json& line, int64_t last_step, double begin_s, int64_t begin_step) {
+  static ProgressLine progress;
+  const double rate = line["tokens_per_s"], per_step_s = (seconds_now() - begin_s) / static_cast<double>(step_ - begin_step);
+  const auto left = static_cast<int64_t>(per_step_s * static_cast<double>(last_step - step_));
+  progress.update(
+      fmt::format("step {}/{}  loss {:.4f}  {}{:.0f} tokens/s  {:.0f}% of peak  {:.1f}M tokens  ETA {}:{:02}", step_, last_step,
+                  line["loss"].is_null() ? NAN : line["loss"].get<double>(),
+                  last_heldout_ ? fmt::format("held-out {:.4f}  ", *last_heldout_) : "", rate,
+                  100 * rate * flops_per_token_ / 1e9 / peak_gflops_, static_cast<double>(tokens_) / 1e6, left / 60, left % 60),
+      step_ == last_step);
+}
+
+// What belongs to a step but not to its time: held-out loss, samples, checkpoint.
+void Trainer::finish_step(nlohmann::ordered_json& line, int64_t last_step) {
+  const TrainRecipe& t = recipe_.train;
+  const bool last = step_ == last_step || InterruptGuard::interrupted();
+  auto due = [&](int64_t every) { return every > 0 && (step_ % every == 0 || step_ == last_step); };
+  if (due(t.heldout_steps) && heldout_.count() > 0) {
+    last_heldout_ = heldout_loss();
+    line["heldout_loss"] = number(*last_heldout_);
+  }
+  metrics_->append(line);
+  if (due(t.sample_steps)) write_samples();
+  if (skipped_in_a_row_ > t.skipped_steps_allowed)
+    fail(
+        "the run diverged: {} steps in a row were skipped; the last good checkpoint is in {}. Lower train.learning_rate, or "
+        "raise "
+        "train.spike_nats if the loss is still sound",
+        skipped_in_a_row_, (directory_ / "checkpoints").string());
+  if (!last && step_ % t.checkpoint_steps != 0) return;
+  save_checkpoint();
+  if (last) checkpoints_->wait();
+  if (options_.report) options_.report(directory_);
+}
+
+TrainSummary Trainer::train() {
+  name_trace_thread("train");
+  const InterruptGuard guard;
+  const int64_t last_step = options_.steps.value_or(recipe_.train.steps), begin_step = step_;
+  if (step_ >= last_step) info("nothing to do: the run stands at step {} of {}", step_, last_step);
+  TrainSummary summary;
+  const double begin_s = seconds_now();
+  while (step_ < last_step && !InterruptGuard::interrupted()) {
+    nlohmann::ordered_json line = step();
+    finish_step(line, last_step);
+    show_progress(line, last_step, begin_s, begin_step);
+    summary.loss = line["loss"].is_null() ? NAN : line["loss"].get<double>();
+  }
+  checkpoints_->wait();
+  summary.step = step_;
+  summary.tokens = tokens_;
+  summary.heldout_loss = last_heldout_;
+  summary.seconds = seconds_now() - begin_s;
+  summary.interrupted = step_ < last_step;
+  if (summary.interrupted) info("interrupted: step {} is saved; go on with --resume", step_);
+  return summary;
+}
+
+}  // namespace rorqual
