@@ -4,6 +4,8 @@
 #   avx2.cc, avx512.cc, amx.cc (or *_avx2.cc …)   compiled with that ISA's flags
 set(RORQUAL_WARNINGS -Wall -Wextra -Wpedantic -Wshadow -Wconversion -Wno-sign-conversion -Wnon-virtual-dtor -Werror)
 
+enable_testing()
+
 add_library(rorqual_options INTERFACE)
 target_include_directories(rorqual_options INTERFACE ${CMAKE_SOURCE_DIR}/src ${CMAKE_BINARY_DIR}/generated)
 # No contraction: the scalar truth rounds every operation, on every compiler; kernels that fuse say so with intrinsics.
