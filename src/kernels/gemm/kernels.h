@@ -1,4 +1,4 @@
-// The block kernels of every instruction set. Only select.cc and tests call them.
+// The block kernels of every instruction set. Only select.cc, pack.cc, peak.cc and tests name them.
 #pragma once
 
 #include "kernels/gemm/block.h"
@@ -25,6 +25,10 @@ void gradient_amx_bf16(const GradientBlock& block);
 // zeros beyond. pairs: out[16 pairs of steps][16 columns][2]. transposed: out[16 columns][32 steps].
 void pack_pairs_avx512(const uint16_t* in, int64_t stride, int64_t steps, int64_t cols, uint16_t* out);
 void pack_transposed_avx512(const uint16_t* in, int64_t stride, int64_t steps, int64_t cols, uint16_t* out);
+
+// Packs the first steps of a panel of 16 channels from FP32 to F32 or BF16 and returns how many: the multiple of 32 below
+// `depth`. `source` is at the panel's first channel: [16 channels, depth], or transposed [depth, 16 channels].
+int64_t pack_panel_avx512(const float* source, int64_t stride, bool transposed, int64_t depth, DType to, void* out);
 
 // The inner instruction alone, from registers, `rounds` times; returns the floating-point operations done.
 double peak_reference(int64_t rounds);

@@ -1,9 +1,12 @@
-// Weights into panels: every element converted once, from the source's type straight to the panel's.
+// Weights into panels: every element converted once, from the source's type to the panel's. Conversions are exact or round to
+// nearest even, so AVX-512 (FP32 sources) and scalar code give the same bytes.
 #include <algorithm>
+#include <type_traits>
 #include <vector>
 
-#include "kernels/gemm/block.h"
+#include "base/cpu.h"
 #include "kernels/gemm/gemm.h"
+#include "kernels/gemm/kernels.h"
 
 namespace rorqual {
 namespace {
@@ -24,13 +27,19 @@ void pack_panel(const PackWeightArgs& args, int64_t panel) {
   if (width < 16 || w.k % 2 != 0) std::fill_n(out, gemm::panel_elements(w.k), To{});
   const auto* source = static_cast<const From*>(args.source.data);
   const int64_t stride = args.source.stride;
-  if (args.transposed == Transposed::kYes) {
-    for (int64_t k = 0; k < w.k; ++k)
+  const bool transposed = args.transposed == Transposed::kYes;
+  int64_t begin = 0;  // the steps before are packed
+  if constexpr (std::is_same_v<From, float> && !std::is_same_v<To, double>) {
+    if (width == 16 && allowed_isa() >= Isa::kAvx512)
+      begin = gemm::pack_panel_avx512(source + n0 * (transposed ? 1 : stride), stride, transposed, w.k, w.dtype, out);
+  }
+  if (transposed) {
+    for (int64_t k = begin; k < w.k; ++k)
       for (int64_t n = 0; n < width; ++n)
         out[gemm::panel_index<To>(n, k)] = static_cast<To>(static_cast<compute_t<From>>(source[k * stride + n0 + n]));
   } else {
     for (int64_t n = 0; n < width; ++n)
-      for (int64_t k = 0; k < w.k; ++k)
+      for (int64_t k = begin; k < w.k; ++k)
         out[gemm::panel_index<To>(n, k)] = static_cast<To>(static_cast<compute_t<From>>(source[(n0 + n) * stride + k]));
   }
 }

@@ -1,5 +1,6 @@
 #include <gtest/gtest.h>
 
+#include "base/cpu.h"
 #include "kernels/gemm/gemm_test_support.h"
 
 namespace rorqual {
@@ -46,8 +47,11 @@ TEST(PackWeights, EveryElementStandsWhereTheHeaderSays) {
         for (const Transposed transposed : {Transposed::kNo, Transposed::kYes}) {
           const Matrix source(from, s.rows, s.cols, s.rows % 3);
           source.fill(7);
-          const Packed packed(source.tensor(), transposed, to, stream);
-          visit_float(to, [&](auto zero) { check_packed<decltype(zero)>(packed.weight(), source.tensor(), transposed); });
+          for (const Isa isa : {Isa::kReference, cpu_isa()}) {
+            const ScopedIsa scoped(isa);
+            const Packed packed(source.tensor(), transposed, to, stream);
+            visit_float(to, [&](auto zero) { check_packed<decltype(zero)>(packed.weight(), source.tensor(), transposed); });
+          }
         }
       }
     }
