@@ -53,10 +53,18 @@ struct BackwardJob {
 int64_t forward_scratch(const JobShape& shape);
 int64_t backward_scratch(const JobShape& shape);
 
+int64_t forward_scratch_amx(const JobShape& shape);
+int64_t backward_scratch_amx(const JobShape& shape);
+
 // What an ISA file exports. Order of sums, for all of them: a score and dp sum over the head's elements ascending, fused; a
 // row's softmax runs over blocks of kForwardKeys keys counted from the sequence's first key, in a block lane by lane over
 // ascending vectors and then across the lanes in halves; o, dq sum over keys ascending, dk and dv over queries ascending, heads
 // ascending, all fused.
+// all fused. AMX: amx.inc.
+void forward_amx(const ForwardJob& job);  // BF16 only, like the next three
+void backward_amx(const BackwardJob& job);
+void forward_amx_model(const ForwardJob& job);  // for tests: the same with tiles in software; needs AVX-512
+void backward_amx_model(const BackwardJob& job);
 void forward_avx512(const ForwardJob& job);
 void backward_avx512(const BackwardJob& job);
 void exp2_avx512(const float* x, float* y, int64_t n);  // for the test of its error

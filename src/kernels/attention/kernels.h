@@ -25,8 +25,11 @@ inline KeyRange visible_keys(const AttentionSequence& s, std::span<const int64_t
 void forward_reference(const AttentionForwardArgs& args, const Stream& stream);
 void backward_reference(const AttentionBackwardArgs& args, const Stream& stream);
 
-// Cut the arguments (F32 or BF16) into jobs and run them. Tasks are a function of the sizes alone.
-void run_forward_jobs(const AttentionForwardArgs& args, const Stream& stream, void (*run)(const ForwardJob&));
-void run_backward_jobs(const AttentionBackwardArgs& args, const Stream& stream, void (*run)(const BackwardJob&));
+// Cut the arguments (F32 or BF16) into jobs and run them, each with scratch(shape) floats. Tasks are a function of the sizes
+// alone.
+void run_forward_jobs(const AttentionForwardArgs& args, const Stream& stream, void (*run)(const ForwardJob&),
+                      int64_t (*scratch)(const JobShape&) = forward_scratch);
+void run_backward_jobs(const AttentionBackwardArgs& args, const Stream& stream, void (*run)(const BackwardJob&),
+                       int64_t (*scratch)(const JobShape&) = backward_scratch);
 
 }  // namespace rorqual::attention

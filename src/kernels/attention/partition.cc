@@ -139,7 +139,21 @@ int64_t backward_scratch(const JobShape& s) {
          2 * block * block;
 }
 
-void run_forward_jobs(const AttentionForwardArgs& a, const Stream& stream, void (*run)(const ForwardJob&)) {
+// What AmxForward and AmxBackward cut on top: bf16, two to a float.
+int64_t forward_scratch_amx(const JobShape& s) {
+  const int64_t depth = pad(s.dim(), 32), v_padded = pad16(s.v_dim), group = 32;
+  return forward_scratch(s) + group * kForwardKeys +
+         (group * (depth + kForwardKeys) + kForwardKeys * (std::max(depth, v_padded) + depth + v_padded)) / 2;
+}
+
+int64_t backward_scratch_amx(const JobShape& s) {
+  const int64_t depth = pad(s.dim(), 32), v_depth = pad(s.v_dim, 32), block = kBackwardBlock;
+  return backward_scratch(s) +
+         (pad(s.queries, block) * 2 * (depth + v_depth) + block * (3 * depth + 2 * v_depth) + 3 * block * block) / 2;
+}
+
+void run_forward_jobs(const AttentionForwardArgs& a, const Stream& stream, void (*run)(const ForwardJob&),
+                      int64_t (*scratch)(const JobShape&)) {
   check_forward(a);
   std::vector<Place> places;
   std::vector<double> flops;
@@ -157,13 +171,14 @@ void run_forward_jobs(const AttentionForwardArgs& a, const Stream& stream, void 
     const Task& task = tasks[static_cast<size_t>(t)];
     for (size_t i = task.begin; i < task.end; ++i) {
       ForwardJob job = forward_job(a, places[i]);
-      job.scratch = static_cast<float*>(thread_scratch(0, 4 * forward_scratch(job.shape)));
+      job.scratch = static_cast<float*>(thread_scratch(0, 4 * scratch(job.shape)));
       run(job);
     }
   });
 }
 
-void run_backward_jobs(const AttentionBackwardArgs& a, const Stream& stream, void (*run)(const BackwardJob&)) {
+void run_backward_jobs(const AttentionBackwardArgs& a, const Stream& stream, void (*run)(const BackwardJob&),
+                       int64_t (*scratch)(const JobShape&)) {
   check_backward(a);
   const int64_t rope = a.shape.rope_dim, kv_heads = a.shape.kv_heads;
   std::vector<Place> places;
@@ -188,7 +203,7 @@ void run_backward_jobs(const AttentionBackwardArgs& a, const Stream& stream, voi
       const Place& p = places[i];
       float* partial = partials ? partials + (p.head * keys + offset[static_cast<size_t>(p.sequence_index)]) * rope : nullptr;
       BackwardJob job = backward_job(a, p, partial);
-      job.scratch = static_cast<float*>(thread_scratch(0, 4 * backward_scratch(job.shape)));
+      job.scratch = static_cast<float*>(thread_scratch(0, 4 * scratch(job.shape)));
       run(job);
     }
   });

@@ -21,9 +21,16 @@ template <void (*kJob)(const attention::BackwardJob&)>
 void run_backward(const AttentionBackwardArgs& args, const Stream& stream) {
   attention::run_backward_jobs(args, stream, kJob);
 }
+void run_forward_amx(const AttentionForwardArgs& args, const Stream& stream) {
+  attention::run_forward_jobs(args, stream, attention::forward_amx, attention::forward_scratch_amx);
+}
+void run_backward_amx(const AttentionBackwardArgs& args, const Stream& stream) {
+  attention::run_backward_jobs(args, stream, attention::backward_amx, attention::backward_scratch_amx);
+}
 constexpr auto kF32 = DType::kF32, kBF16 = DType::kBF16;
 
 const KernelRow<AttentionForwardArgs> kForward[] = {
+    {"amx_bf16", Isa::kAmx, only<kBF16>, run_forward_amx},
     {"avx512_bf16", Isa::kAvx512, only<kBF16>, run_forward<attention::forward_avx512>},
     {"avx512_f32", Isa::kAvx512, only<kF32>, run_forward<attention::forward_avx512>},
     {"avx2_bf16", Isa::kAvx2, only<kBF16>, run_forward<attention::forward_avx2>},
@@ -31,6 +38,7 @@ const KernelRow<AttentionForwardArgs> kForward[] = {
     {"reference", Isa::kReference, anything, attention::forward_reference},
 };
 const KernelRow<AttentionBackwardArgs> kBackward[] = {
+    {"amx_bf16", Isa::kAmx, only<kBF16>, run_backward_amx},
     {"avx512_bf16", Isa::kAvx512, only<kBF16>, run_backward<attention::backward_avx512>},
     {"avx512_f32", Isa::kAvx512, only<kF32>, run_backward<attention::backward_avx512>},
     {"avx2_bf16", Isa::kAvx2, only<kBF16>, run_backward<attention::backward_avx2>},
