@@ -401,6 +401,8 @@ constexpr CharRange kRanges[] = {
 
 }  // namespace
 
-std::span<const CharRange> unicode_ranges() { return kRanges; }
+std::span<const CharRange> unicode_ranges() {
+  return kRanges;
+}
 
 }  // namespace rorqual

@@ -47,7 +47,7 @@ def main():
         line += " " + item
     print("   " + line)
     print("};\n// clang-format on\n\n}  // namespace\n")
-    print("std::span<const CharRange> unicode_ranges() { return kRanges; }\n\n}  // namespace rorqual")
+    print("std::span<const CharRange> unicode_ranges() {\n  return kRanges;\n}\n\n}  // namespace rorqual")
 
 
 main()
