@@ -1,0 +1,46 @@
+// Text from a model, one sequence at a time, with cached keys and values.
+#pragma once
+
+#include <functional>
+#include <string>
+#include <string_view>
+#include <vector>
+
+#include "data/tokenizer.h"
+#include "model/model.h"
+#include "serve/sampler.h"
+
+namespace rorqual {
+
+struct GenerateRequest {
+  std::string prompt;
+  int64_t max_tokens = 128;
+  SamplingSettings sampling;
+  // Called with each piece of text as it becomes whole UTF-8; may be empty.
+  std::function<void(std::string_view)> on_text;
+};
+
+struct GenerateResult {
+  std::string text;                // without the prompt
+  std::vector<int32_t> token_ids;  // generated, the end token left out
+  bool ended = false;              // by the end-of-sentence token
+  double seconds = 0;              // of generation, the prompt's pass included
+};
+
+// A BOS, the prompt, then tokens until max_tokens, the end token, or the end of the context. Error (usage): a prompt that fills
+// the context.
+GenerateResult generate(const Model& model, const Tokenizer& tokenizer, const GenerateRequest& request, Workspace& work,
+                        const Stream& stream);
+
+// Negative log-likelihood of a text: a BOS, then windows of the model's context that do not overlap (each predicts its tokens
+// from those of the same window alone); every byte is counted.
+struct ScoreResult {
+  double loss = 0;  // nats per token
+  int64_t tokens = 0, bytes = 0;
+  double perplexity() const;
+  double bits_per_byte() const;
+};
+ScoreResult score(const Model& model, const Tokenizer& tokenizer, std::string_view text, int64_t window, Workspace& work,
+                  const Stream& stream);
+
+}  // namespace rorqual

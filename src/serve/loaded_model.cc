@@ -1,0 +1,23 @@
+#include "serve/loaded_model.h"
+
+#include "base/error.h"
+
+namespace rorqual {
+
+LoadedModel::LoadedModel(const std::filesystem::path& path, const std::string& precision, bool ema)
+    : source_(open_model(path)),
+      tokenizer_(Tokenizer::load(source_.tokenizer_directory)),
+      pool_(default_thread_count()),
+      stream_(pool_) {
+  if (tokenizer_.vocab_size() > source_.config.vocab_size)
+    fail("{}: the tokenizer has {} entries, the model's vocabulary {}: they do not belong together", path.string(),
+         tokenizer_.vocab_size(), source_.config.vocab_size);
+  const std::string chosen = !precision.empty() ? precision : source_.precision.value_or("bf16");
+  source_.config.num_nextn_predict_layers = 0;  // drafts are another command's
+  weights_ = std::make_unique<Weights>(source_.config, precision_from_name(chosen), false, arena_);
+  model_ = std::make_unique<Model>(source_.config, *weights_, 1, arena_);
+  source_.load_weights(*weights_, stream_, ema);
+  weights_->pack(stream_);
+}
+
+}  // namespace rorqual
