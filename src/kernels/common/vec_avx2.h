@@ -86,6 +86,9 @@ inline Vec max(Vec a, Vec b) {
 inline Vec abs(Vec x) {
   return _mm256_andnot_ps(_mm256_set1_ps(-0.0f), x);
 }
+inline Vec minus_abs(Vec x) {
+  return _mm256_or_ps(x, _mm256_set1_ps(-0.0f));
+}
 inline Vec sqrt(Vec x) {
   return _mm256_sqrt_ps(x);
 }
@@ -116,9 +119,6 @@ inline Vec times_power_of_two(Vec x, Vec n) {
   const __m256i low = _mm256_slli_epi32(_mm256_add_epi32(half, bias), 23);
   const __m256i high = _mm256_slli_epi32(_mm256_add_epi32(_mm256_sub_epi32(whole, half), bias), 23);
   return x * _mm256_castsi256_ps(low) * _mm256_castsi256_ps(high);
-}
-inline Vec nearest_integer(Vec x) {
-  return _mm256_round_ps(x, _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC);
 }
 
 inline Vec load_twice(const float* p, int64_t n = kLanes / 2) {

@@ -90,6 +90,10 @@ inline Vec max(Vec a, Vec b) {
 inline Vec abs(Vec x) {
   return _mm512_abs_ps(x);
 }
+// −|x|.
+inline Vec minus_abs(Vec x) {
+  return _mm512_or_ps(x, _mm512_set1_ps(-0.0f));
+}
 inline Vec sqrt(Vec x) {
   return _mm512_sqrt_ps(x);
 }
@@ -125,9 +129,6 @@ inline float largest(Vec x) {
 // 2^n of the integers n in each lane, times x, rounded once (also to a denormal, to zero and to infinity).
 inline Vec times_power_of_two(Vec x, Vec n) {
   return _mm512_scalef_ps(x, n);
-}
-inline Vec nearest_integer(Vec x) {
-  return _mm512_roundscale_ps(x, _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC);
 }
 
 // For pairs in neighbouring lanes (a0, b0, a1, b1, …).
