@@ -54,7 +54,7 @@ test-peers: build ## compare with PyTorch, transformers and tokenizers, in a Pyt
 fuzz: ## run each fuzz target for FUZZ_SECONDS (30)
 	@$(setup) build fuzz
 	@$(call configure,fuzz)
-	@$(call compile,fuzz)
+	@$(call compile,fuzz) --target fuzz_targets
 	@tests/fuzz/run.sh build/fuzz $(FUZZ_SECONDS)
 
 demo: build ## train the recipe `tiny` on the Linux kernel documentation and compare it with zstd and xz
