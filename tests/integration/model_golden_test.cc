@@ -7,6 +7,7 @@
 #include <nlohmann/json.hpp>
 
 #include "base/cpu.h"
+#include "kernels/elementwise/elementwise.h"
 #include "model/model.h"
 #include "tensor/safetensors.h"
 #include "train/gradients.h"

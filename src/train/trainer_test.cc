@@ -1,0 +1,294 @@
+// Whole runs at a size that takes seconds: what must not change numbers, bit for bit.
+#include "train/trainer.h"
+
+#include <gtest/gtest.h>
+
+#include <fstream>
+#include <nlohmann/json.hpp>
+
+#include "base/file.h"
+#include "base/rng.h"
+#include "train/memory.h"
+#include "train/schedule.h"
+
+namespace rorqual {
+namespace {
+
+namespace fs = std::filesystem;
+
+constexpr const char* kRecipe = R"(
+seed = 3
+[model]
+hidden_size = 32
+intermediate_size = 48
+moe_intermediate_size = 16
+num_hidden_layers = 2
+num_attention_heads = 2
+q_lora_rank = 16
+kv_lora_rank = 16
+qk_nope_head_dim = 8
+qk_rope_head_dim = 8
+v_head_dim = 8
+n_routed_experts = 8
+n_shared_experts = 1
+num_experts_per_tok = 2
+n_group = 4
+topk_group = 2
+first_k_dense_replace = 1
+num_nextn_predict_layers = 1
+initializer_range = 0.02
+[tokenizer]
+vocab_size = 300
+[train]
+steps = 8
+sequence_length = 24
+batch_sequences = 8
+micro_batch_sequences = 1
+warmup_steps = 2
+checkpoint_steps = 3
+checkpoints_kept = 10
+heldout_steps = 4
+heldout_sequences = 4
+sample_steps = 0
+)";
+
+class Folder {
+ public:
+  Folder() {
+    std::string name = (fs::temp_directory_path() / "rorqual-trainer-XXXXXX").string();
+    path_ = ::mkdtemp(name.data());
+    fs::create_directory(path_ / "text");
+    // Words in an order that has something to learn.
+    for (uint64_t doc = 0; doc < 60; ++doc) {
+      std::ofstream out(path_ / "text" / fmt::format("{}.txt", doc));
+      for (uint64_t i = 0; i < 80; ++i) {
+        const uint64_t r = random_below({doc, RandomPurpose::kTest, 0, 0}, i, 6);
+        out << std::array{"the page ", "of memory ", "is locked ", "by the scheduler, ", "and then ", "freed.\n"}[r];
+      }
+    }
+  }
+  ~Folder() { fs::remove_all(path_); }
+  fs::path operator/(const std::string& name) const { return path_ / name; }
+
+ private:
+  fs::path path_;
+};
+
+struct RunSettings {
+  std::vector<std::string> set = {};
+  int threads = 2;
+  bool resume = false;
+  std::optional<int64_t> steps = {};
+};
+
+TrainSummary run(const Folder& folder, const std::string& name, const RunSettings& s) {
+  ThreadPool pool(s.threads);
+  const Stream stream(pool);
+  RunRequest request;
+  request.recipe = parse_recipe(kRecipe, "test", s.set);
+  request.data = {{folder / "text", 1.0}};
+  request.directory = folder / name;
+  request.resume = s.resume;
+  const PreparedRun prepared = prepare_run(request, stream);
+  TrainOptions options;
+  options.steps = s.steps;
+  Trainer trainer(prepared, options, s.resume, stream);
+  return trainer.train();
+}
+
+// The newest checkpoint's tensors as bytes, and the metrics without what depends on the clock.
+std::map<std::string, std::string> outcome(const fs::path& directory) {
+  std::map<std::string, std::string> out;
+  const Checkpoint c = newest(directory);
+  for (const SafetensorsFile* file : {&c.model(), &c.ema(), &c.moments()})
+    for (const SafetensorsEntry& e : file->entries()) {
+      const auto bytes = file->bytes(e);
+      out[file->path().filename().string() + ":" + e.name].assign(reinterpret_cast<const char*>(bytes.data()), bytes.size());
+    }
+  for (nlohmann::ordered_json line : read_json_lines(directory / "metrics.jsonl")) {
+    line.erase("tokens_per_s");
+    line.erase("step_ms");
+    out["metrics"] += line.dump() + "\n";
+  }
+  return out;
+}
+
+void expect_equal(const std::map<std::string, std::string>& a, const std::map<std::string, std::string>& b) {
+  ASSERT_EQ(a.size(), b.size());
+  for (const auto& [key, value] : a) EXPECT_TRUE(b.at(key) == value) << key << " differs";
+}
+
+TEST(Trainer, ResumeEqualsStraightRun) {
+  const Folder folder;
+  run(folder, "straight", {});
+  run(folder, "cut", {.steps = 3});
+  run(folder, "cut", {.resume = true, .steps = 5});
+  run(folder, "cut", {.resume = true});
+  expect_equal(outcome(folder / "straight"), outcome(folder / "cut"));
+}
+
+TEST(Trainer, DamagedCheckpointIsSkippedByResumeAlone) {
+  const Folder folder;
+  run(folder, "straight", {});
+  run(folder, "hurt", {.steps = 6});
+  const fs::path victim = list_checkpoints(folder / "hurt").back().path / "moments.safetensors";
+  {
+    std::fstream file(victim, std::ios::in | std::ios::out | std::ios::binary);
+    file.seekp(5000);
+    file.put('\x5a');
+  }
+  EXPECT_THROW(newest(folder / "hurt"), Error);
+  run(folder, "hurt", {.resume = true});
+  expect_equal(outcome(folder / "straight"), outcome(folder / "hurt"));
+}
+
+TEST(Trainer, ThreadsAndRecomputeChangeNothing) {
+  const Folder folder;
+  run(folder, "a", {.threads = 2});
+  run(folder, "b", {.threads = 1});
+  run(folder, "c", {.set = {"recompute=false"}, .threads = 3});
+  const auto a = outcome(folder / "a");
+  expect_equal(a, outcome(folder / "b"));
+  expect_equal(a, outcome(folder / "c"));
+}
+
+// Two lanes in one group or in two, and lanes at all, are other orders of the same sums: near, and each repeatable.
+TEST(Trainer, LanesAreAnOrderOfTheSameSum) {
+  const Folder folder;
+  const double one = run(folder, "1", {.set = {"precision=fp32"}}).loss;
+  for (const auto& [lanes, group] : {std::pair{2, 1}, {2, 2}, {4, 2}, {8, 8}}) {
+    const std::vector<std::string> set = {"precision=fp32", fmt::format("grad_lanes={}", lanes),
+                                          fmt::format("expert_lane_group={}", group)};
+    const std::string name = fmt::format("{}-{}", lanes, group);
+    EXPECT_NEAR(run(folder, name, {.set = set}).loss, one, 1e-3 * one) << name;
+    run(folder, name + "-again", {.set = set, .threads = 1});
+    expect_equal(outcome(folder / name), outcome(folder / (name + "-again")));
+  }
+}
+
+TEST(Trainer, LossFalls) {
+  const Folder folder;
+  const TrainSummary s =
+      run(folder, "run", {.set = {"train.steps=60", "train.learning_rate=1e-2", "train.checkpoint_steps=60"}});
+  EXPECT_EQ(s.step, 60);
+  EXPECT_EQ(s.tokens, 60 * 8 * 24);
+  const auto lines = read_json_lines(folder / "run/metrics.jsonl");
+  ASSERT_EQ(lines.size(), 60u);
+  EXPECT_GT(lines.front()["loss"].get<double>(), 5.0);
+  EXPECT_LT(s.loss, 2.5);
+  EXPECT_LT(*s.heldout_loss, 2.5);
+}
+
+TEST(Trainer, DivergenceIsNamedAndStops) {
+  const Folder folder;
+  try {
+    run(folder, "run", {.set = {"train.learning_rate=1e30", "train.skipped_steps_allowed=2", "train.steps=40"}});
+    FAIL() << "the run went on";
+  } catch (const Error& e) {
+    EXPECT_NE(std::string(e.what()).find("diverged"), std::string::npos) << e.what();
+  }
+  int skipped = 0;
+  for (const auto& line : read_json_lines(folder / "run/metrics.jsonl")) skipped += line.contains("skipped");
+  EXPECT_EQ(skipped, 3);
+}
+
+TEST(Trainer, RefusesWhatCannotBe) {
+  const Folder folder;
+  run(folder, "run", {.steps = 1});
+  EXPECT_THROW(run(folder, "run", {}), Error);                                                  // exists
+  EXPECT_THROW(run(folder, "run", {.set = {"train.learning_rate=1"}, .resume = true}), Error);  // changed recipe
+  EXPECT_THROW(run(folder, "other", {.resume = true}), Error);                                  // no run
+  EXPECT_THROW(run(folder, "long", {.set = {"train.sequence_length=1000000"}}), Error);         // data too small
+  EXPECT_FALSE(fs::exists(folder / "long"));
+  EXPECT_THROW(run(folder, "huge", {.set = {"model.hidden_size=4000000"}}), Error);  // memory
+}
+
+TEST(Trainer, MemoryTableIsWhatTheRunAllocates) {
+  Recipe r = parse_recipe(kRecipe, "test", {});
+  complete(r, 300);
+  validate(r);
+  const MemoryNeed need = training_memory(r);
+  MemoryUse use;
+  ThreadPool pool(2);
+  const Stream stream(pool);
+  Arena arena(&use);
+  Weights weights(r.model, precision_from_name(r.precision), true, arena);
+  const Model model(r.model, weights, 1, arena);
+  GradientAccumulators gradients(weights, r.model, 1, 1, arena);
+  const Optimizer optimizer(weights, {}, arena);
+  weights.initialise(0.02, 1, stream);
+  weights.pack(stream);
+  Workspace work(&use);
+  MicroBatch batch;
+  batch.sequences = r.train.micro_batch_sequences;
+  batch.length = r.train.sequence_length;
+  for (int64_t i = 0; i < batch.sequences * (batch.length + 1); ++i) batch.tokens.push_back(static_cast<int32_t>(i % 300));
+  gradients.begin_group(stream);
+  model.train(batch, {}, gradients.buffer(0), r.recompute, work, stream);
+  for (int c = 0; c < kMemoryClasses; ++c) {
+    const auto kind = static_cast<MemoryClass>(c);
+    if (kind == MemoryClass::kEma || kind == MemoryClass::kSnapshot) continue;  // not made here
+    EXPECT_EQ(use.peak[static_cast<size_t>(c)], need.bytes[static_cast<size_t>(c)]) << memory_class_name(kind);
+  }
+}
+
+TEST(Schedule, WarmUpConstantCosineConstant) {
+  TrainRecipe t;
+  t.learning_rate = 1;
+  t.warmup_steps = 4;
+  t.constant_tokens = 100;
+  t.cosine_tokens = 100;
+  t.learning_rate_end = 0.1;
+  t.last_tokens = 300;
+  t.learning_rate_last = 0.03;
+  EXPECT_DOUBLE_EQ(learning_rate(t, 1, 0), 0.25);
+  EXPECT_DOUBLE_EQ(learning_rate(t, 4, 30), 1);
+  EXPECT_DOUBLE_EQ(learning_rate(t, 9, 99), 1);
+  EXPECT_DOUBLE_EQ(learning_rate(t, 9, 150), 0.55);
+  EXPECT_DOUBLE_EQ(learning_rate(t, 9, 200), 0.1);
+  EXPECT_DOUBLE_EQ(learning_rate(t, 9, 299), 0.1);
+  EXPECT_DOUBLE_EQ(learning_rate(t, 9, 300), 0.03);
+}
+
+TEST(Schedule, BatchRampAndSwitches) {
+  TrainRecipe t;
+  t.batch_sequences = 64;
+  t.batch_sequences_start = 16;
+  t.batch_ramp_tokens = 1000;
+  t.micro_batch_sequences = 4;
+  EXPECT_EQ(batch_sequences(t, 2, 0), 16);
+  EXPECT_EQ(batch_sequences(t, 2, 500), 40);
+  EXPECT_EQ(batch_sequences(t, 2, 999), 56);
+  EXPECT_EQ(batch_sequences(t, 2, 1000), 64);
+  t.bias_speed_tokens = 10;
+  EXPECT_EQ(bias_speed(t, 9), t.bias_speed);
+  EXPECT_EQ(bias_speed(t, 10), 0);
+  t.mtp_lambda_tokens = 10;
+  EXPECT_EQ(mtp_lambda(t, 10), t.mtp_lambda_end);
+}
+
+TEST(Recipe, PrintsAndReadsItselfBack) {
+  Recipe r = parse_recipe(kRecipe, "test", {"train.sample_prompts=[\"a \\\"b\\\"\\n\", \"ü\"]", "train.learning_rate=1.25e-3"});
+  complete(r, 300);
+  const Recipe again = parse_recipe(print_recipe(r), "printed", {});
+  EXPECT_TRUE(recipe_differences(r, again).empty()) << fmt::format("{}", fmt::join(recipe_differences(r, again), "; "));
+}
+
+TEST(Recipe, MistakesAreNamed) {
+  const auto message = [](const std::string& text, const std::vector<std::string>& set = {}) {
+    try {
+      parse_recipe(text, "r.toml", set);
+      return std::string("accepted");
+    } catch (const Error& e) {
+      EXPECT_EQ(e.kind(), ErrorKind::kUsage);
+      return std::string(e.what());
+    }
+  };
+  EXPECT_NE(message("[train]\nstep = 3").find("train.steps"), std::string::npos);
+  EXPECT_NE(message("seed = \"x\"").find("integer"), std::string::npos);
+  EXPECT_NE(message("seed = ").find("r.toml:1"), std::string::npos);
+  EXPECT_NE(message("", {"seed"}).find("key=value"), std::string::npos);
+}
+
+}  // namespace
+}  // namespace rorqual
