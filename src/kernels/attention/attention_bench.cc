@@ -75,7 +75,7 @@ void run_forward(benchmark::State& state, const KernelRow<AttentionForwardArgs>&
 void run_backward(benchmark::State& state, const KernelRow<AttentionBackwardArgs>& row, const BenchShape& shape, DType dtype) {
   Data data(shape, dtype);
   ThreadPool pool(1);
-  attention_forward_kernels().front().run(data.forward, Stream(pool));
+  attention_forward(data.forward, Stream(pool));
   for (auto _ : state) row.run(data.backward, Stream(pool));
   const double flops = data.scores * 2 * static_cast<double>(3 * (shape.nope + shape.rope) + 2 * shape.v);
   state.counters["FLOP/s"] = benchmark::Counter(flops, benchmark::Counter::kIsIterationInvariantRate);

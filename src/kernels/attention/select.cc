@@ -29,7 +29,7 @@ void run_backward_amx(const AttentionBackwardArgs& args, const Stream& stream) {
 }
 constexpr auto kF32 = DType::kF32, kBF16 = DType::kBF16;
 
-const KernelRow<AttentionForwardArgs> kForward[] = {
+constexpr KernelRow<AttentionForwardArgs> kForward[] = {
     {"amx_bf16", Isa::kAmx, only<kBF16>, run_forward_amx},
     {"avx512_bf16", Isa::kAvx512, only<kBF16>, run_forward<attention::forward_avx512>},
     {"avx512_f32", Isa::kAvx512, only<kF32>, run_forward<attention::forward_avx512>},
@@ -37,7 +37,7 @@ const KernelRow<AttentionForwardArgs> kForward[] = {
     {"avx2_f32", Isa::kAvx2, only<kF32>, run_forward<attention::forward_avx2>},
     {"reference", Isa::kReference, anything, attention::forward_reference},
 };
-const KernelRow<AttentionBackwardArgs> kBackward[] = {
+constexpr KernelRow<AttentionBackwardArgs> kBackward[] = {
     {"amx_bf16", Isa::kAmx, only<kBF16>, run_backward_amx},
     {"avx512_bf16", Isa::kAvx512, only<kBF16>, run_backward<attention::backward_avx512>},
     {"avx512_f32", Isa::kAvx512, only<kF32>, run_backward<attention::backward_avx512>},
