@@ -84,6 +84,40 @@ const char* end_of_numbers(const char* p, const char* end) {
   return p;
 }
 
+// What the third split sees in a character of the second split's range.
+CharClass class_in_cjk(const char* p, const char* end) {
+  switch (decode_utf8(p, end).code) {
+    case 0x309B:
+    case 0x309C:
+    case 0x30A0:
+    case 0x30FB:
+      return kPunctuationSymbol;
+    case 0x3040:
+    case 0x3097:
+    case 0x3098:
+      return kOther;  // unassigned
+    default:
+      return kLetterMark;
+  }
+}
+
+// The third split cuts the pieces of the second one again: signs apart from letters, an unassigned character to the letters
+// behind it. All characters of the range have 3 bytes.
+const char* end_of_cjk(const char* p, const char* end) {
+  const auto is = [&](const char* q, CharClass kind) {
+    return q < end && look(q, end).kind == kCjk && class_in_cjk(q, end) == kind;
+  };
+  const auto skip = [&](const char* q, CharClass kind) {
+    while (is(q, kind)) q += 3;
+    return q;
+  };
+  const CharClass first = class_in_cjk(p, end);
+  if (first != kOther) return skip(p, first);
+  const char* const others = skip(p, kOther);
+  if (!is(others, kLetterMark)) return others;
+  return others == p + 3 ? skip(others, kLetterMark) : others - 3;
+}
+
 }  // namespace
 
 const char* next_piece(const char* p, const char* end) {
@@ -95,7 +129,7 @@ const char* next_piece(const char* p, const char* end) {
     case kNumber:
       return end_of_numbers(p, end);
     case kCjk:
-      return skip_run<kCjk>(next, end);
+      return end_of_cjk(p, end);
     case kLetterMark:
       return skip_run<kLetterMark>(next, end);
     case kPunctuationSymbol: {

@@ -6,8 +6,9 @@
 //   2. [一-龥぀-ゟ゠-ヿ]+
 //   3. [!"#$%&'()*+,\-./:;<=>?@\[\\\]^_`{|}~][A-Za-z]+|[^\r\n\p{L}\p{P}\p{S}]?[\p{L}\p{M}]+| ?[\p{P}\p{S}]+[\r\n]*|\s*[\r\n]+
 //      |\s+(?!\S)|\s+
-// What the third leaves unmatched is a piece of its own. A byte that is no valid UTF-8 is a piece of its own, and ends the
-// text before it as the end of the file would.
+// Each works on the pieces of those before it, so the third cuts runs of Han and kana again (at ・, say). What the third leaves
+// unmatched is a piece of its own. A byte that is no valid UTF-8 is a piece of its own, and ends the text before it as the end
+// of the file would.
 #pragma once
 
 #include <string_view>

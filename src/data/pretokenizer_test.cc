@@ -27,7 +27,8 @@ TEST(Pretokenizer, TakesNumbersInThrees) {
 }
 
 TEST(Pretokenizer, KeepsHanAndKanaApart) {
-  EXPECT_THAT(pieces("a中文ー・ぁb"), ElementsAre("a", "中文ー・ぁ", "b"));
+  EXPECT_THAT(pieces("a中文ー・ぁb"), ElementsAre("a", "中文ー", "・", "ぁ", "b"));  // the third split cuts again
+  EXPECT_THAT(pieces("・゠\nぁ\u3040\u3040ぁ\u3040"), ElementsAre("・゠", "\n", "ぁ", "\u3040", "\u3040ぁ", "\u3040"));
   EXPECT_THAT(pieces(" 中"), ElementsAre(" ", "中"));
   EXPECT_THAT(pieces("龦龥"), ElementsAre("龦", "龥"));  // the range ends at U+9FA5
 }

@@ -113,7 +113,7 @@ TEST(Bpe, ShortAndLongPiecesMergeAsDefined) {
 }
 
 TEST(Tokenizer, AHundredKilobytesOfOneLetterAreFast) {
-  for (const char* unit : {"a", " ", "\n", "!", "é", "中", "1", "\xFF", "<", "ab"}) {
+  for (const char* unit : {"a", " ", "\n", "!", "é", "中", "1", "\xFF", "<", "ab", "ー・"}) {
     std::string text;
     while (text.size() < 100'000) text += unit;
     const double start_s = seconds_now();
