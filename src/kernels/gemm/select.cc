@@ -134,7 +134,7 @@ std::string only(const Args& args) {
 }
 constexpr auto kF32 = DType::kF32, kBF16 = DType::kBF16;
 
-const KernelRow<LinearArgs> kLinear[] = {
+constexpr KernelRow<LinearArgs> kLinear[] = {
     {"amx_bf16", Isa::kAmx, only<kBF16>, run<gemm::linear_amx_bf16, kAmxTile>},
     {"avx512_bf16", Isa::kAvx512, only<kBF16>, run<gemm::linear_avx512_bf16, kAvx512Tile>},
     {"avx512_f32", Isa::kAvx512, only<kF32>, run<gemm::linear_avx512_f32, kAvx512Tile>},
@@ -143,7 +143,7 @@ const KernelRow<LinearArgs> kLinear[] = {
     {"reference", Isa::kReference, anything, run<gemm::linear_reference, kReferenceTile>},
 };
 
-const KernelRow<WeightGradientArgs> kWeightGradient[] = {
+constexpr KernelRow<WeightGradientArgs> kWeightGradient[] = {
     {"amx_bf16", Isa::kAmx, only<kBF16>, run<gemm::gradient_amx_bf16, kAmxGradient>},
     {"avx512_bf16", Isa::kAvx512, only<kBF16>, run<gemm::gradient_avx512_bf16, kAvx512Gradient>},
     {"avx512_f32", Isa::kAvx512, only<kF32>, run<gemm::gradient_avx512_f32, kAvx512Gradient>},
