@@ -31,6 +31,9 @@ void run_score(const ScoreCommand& c) {
   j["bits_per_byte"] = r.bits_per_byte();
   j["tokens"] = r.tokens;
   j["bytes"] = r.bytes;
+  j["loss_by_position"] = nlohmann::ordered_json::array();
+  for (const ScoreResult::Bucket& b : r.by_position)
+    j["loss_by_position"].push_back({{"begin", b.begin}, {"end", b.end}, {"tokens", b.tokens}, {"loss", b.loss}});
   print_json(j);
 }
 

@@ -23,6 +23,23 @@ size_t whole_utf8(std::string_view text) {
   return text.size();
 }
 
+// [0, 64), [64, 128), [128, 256), … up to the window.
+std::vector<ScoreResult::Bucket> position_buckets(int64_t window) {
+  std::vector<ScoreResult::Bucket> buckets;
+  for (int64_t begin = 0, end = 64; begin < window; begin = end, end *= 2)
+    buckets.push_back({begin, std::min(end, window), 0, 0});
+  return buckets;
+}
+
+void add_to_bucket(std::vector<ScoreResult::Bucket>& buckets, int64_t position, double nll) {
+  for (ScoreResult::Bucket& b : buckets) {
+    if (position >= b.end) continue;
+    b.loss += nll;
+    ++b.tokens;
+    return;
+  }
+}
+
 }  // namespace
 
 GenerateResult generate(const Model& model, const Tokenizer& tokenizer, const GenerateRequest& request, Workspace& work,
@@ -81,6 +98,7 @@ ScoreResult score(const Model& model, const Tokenizer& tokenizer, std::string_vi
   result.bytes = static_cast<int64_t>(text.size());
   if (result.tokens == 0) fail_usage("the text is empty: there is nothing to score");
   double sum = 0;
+  result.by_position = position_buckets(std::min(window, result.tokens));
   const int64_t most = std::max<int64_t>(1, kScoreRows / window);
   for (int64_t begin = 0; begin < result.tokens;) {
     const int64_t left = result.tokens - begin;
@@ -91,10 +109,15 @@ ScoreResult score(const Model& model, const Tokenizer& tokenizer, std::string_vi
       const auto first = ids.begin() + begin + s * batch.length;
       batch.tokens.insert(batch.tokens.end(), first, first + batch.length + 1);
     }
-    for (const double nll : model.score(batch, work, stream)) sum += nll;
+    const std::vector<double> nll = model.score(batch, work, stream);
+    for (size_t i = 0; i < nll.size(); ++i) {
+      sum += nll[i];
+      add_to_bucket(result.by_position, static_cast<int64_t>(i) % batch.length, nll[i]);
+    }
     begin += batch.sequences * batch.length;
   }
   result.loss = sum / static_cast<double>(result.tokens);
+  for (ScoreResult::Bucket& b : result.by_position) b.loss /= static_cast<double>(b.tokens);
   return result;
 }
 

@@ -35,8 +35,14 @@ GenerateResult generate(const Model& model, const Tokenizer& tokenizer, const Ge
 // Negative log-likelihood of a text: a BOS, then windows of the model's context that do not overlap (each predicts its tokens
 // from those of the same window alone); every byte is counted.
 struct ScoreResult {
+  // Mean loss of the tokens at positions [begin, end) of their window.
+  struct Bucket {
+    int64_t begin = 0, end = 0, tokens = 0;
+    double loss = 0;
+  };
   double loss = 0;  // nats per token
   int64_t tokens = 0, bytes = 0;
+  std::vector<Bucket> by_position;  // doubling from 64 tokens; what a longer context is worth
   double perplexity() const;
   double bits_per_byte() const;
 };
