@@ -1,0 +1,220 @@
+#include "checkpoint/model_source.h"
+
+#include <gmock/gmock.h>
+#include <gtest/gtest.h>
+
+#include <nlohmann/json.hpp>
+
+#include "checkpoint/checkpoint_test_support.h"
+#include "checkpoint/export.h"
+
+namespace rorqual {
+namespace {
+
+namespace fs = std::filesystem;
+using nlohmann::json;
+using testing::AllOf;
+using testing::HasSubstr;
+
+constexpr const char* kIndex = "model.safetensors.index.json";
+
+// A Hugging Face directory in several shards, to be damaged.
+class HuggingFace : public testing::Test {
+ protected:
+  HuggingFace() : model_(1) {
+    export_model(open_model(make_run(folder_ / "run", model_)), dir_, {.dtype = DType::kF32, .shard_bytes = 30000});
+  }
+
+  json index() const { return json::parse(read_file(dir_ / kIndex)); }
+  void set_index(const json& j) const { overwrite(dir_ / kIndex, j.dump()); }
+  void change_config(const std::function<void(json&)>& change) const {
+    json config = json::parse(read_file(dir_ / "config.json"));
+    change(config);
+    overwrite(dir_ / "config.json", config.dump());
+  }
+  std::string shard_of(const std::string& tensor) const { return index()["weight_map"][tensor]; }
+
+  // Writes the shard that holds `tensor` again, its declarations changed.
+  using Declarations = std::vector<SafetensorsWriter::Declaration>;
+  void rewrite(const std::string& tensor, const std::function<void(Declarations&)>& change) const {
+    const fs::path path = dir_ / shard_of(tensor);
+    Declarations declarations;
+    {
+      const SafetensorsFile file(path);
+      for (const SafetensorsEntry& e : file.entries()) declarations.push_back({e.name, DType::kF32, e.shape});
+    }
+    change(declarations);
+    SafetensorsWriter writer(path, declarations, {});
+    for (const auto& d : declarations) {
+      int64_t bytes = size_of(d.dtype);
+      for (const int64_t n : d.shape) bytes *= n;
+      std::vector<double> zeros(static_cast<size_t>(bytes / 8 + 1));
+      writer.write(Tensor(zeros.data(), d.dtype, 1, bytes / size_of(d.dtype)));
+    }
+    writer.commit();
+  }
+  std::string open_error() const {
+    return error_of([&] { open_model(dir_); });
+  }
+
+  const std::string norm_ = "model.layers.1.post_attention_layernorm.weight";
+  TemporaryFolder folder_;
+  const fs::path dir_ = folder_ / "hf";
+  SmallModel model_;
+};
+
+TEST_F(HuggingFace, WholeOneOpens) {
+  const ModelSource source = open_model(dir_);
+  EXPECT_GT(source.files.size(), 2u);
+  EXPECT_EQ(source.config.num_nextn_predict_layers, 1);
+  EXPECT_EQ(source.tokenizer_directory, dir_);
+  EXPECT_THAT(error_of([&] { source.tensors(true); }), HasSubstr("no averaged weights"));
+}
+
+TEST_F(HuggingFace, MissingShardIsNamed) {
+  const std::string shard = shard_of(norm_);
+  fs::remove(dir_ / shard);
+  EXPECT_THAT(open_error(), AllOf(HasSubstr(shard + " is missing"), HasSubstr(kIndex)));
+}
+
+TEST_F(HuggingFace, TruncatedShardIsNamed) {
+  const std::string shard = shard_of(norm_), bytes = read_file(dir_ / shard);
+  for (const size_t kept : {size_t{0}, size_t{5}, size_t{100}, bytes.size() - 1}) {
+    overwrite(dir_ / shard, bytes.substr(0, kept));
+    EXPECT_THAT(open_error(), HasSubstr(shard)) << kept;
+  }
+}
+
+TEST_F(HuggingFace, IndexMustMatchItsShards) {
+  const json whole = index();
+  json j = whole;
+  j["weight_map"].erase(norm_);
+  set_index(j);
+  EXPECT_THAT(open_error(), AllOf(HasSubstr("does not name"), HasSubstr(norm_)));
+  j = whole;
+  j["weight_map"]["model.phantom.weight"] = shard_of("model.embed_tokens.weight").empty() ? "" : whole["weight_map"][norm_];
+  set_index(j);
+  EXPECT_THAT(open_error(), AllOf(HasSubstr("no tensor 'model.phantom.weight'"), HasSubstr("places there")));
+  j = whole;
+  j["weight_map"][norm_] = whole["weight_map"]["lm_head.weight"];
+  set_index(j);
+  EXPECT_THAT(open_error(), HasSubstr(norm_));
+  j = whole;
+  j["weight_map"][norm_] = "../run/checkpoints/step-00000100/model.safetensors";
+  set_index(j);
+  EXPECT_THAT(open_error(), HasSubstr("no file name beside the index"));
+  for (const char* text : {"", "[]", "{}", "{\"weight_map\": {}}", "{\"weight_map\": {\"a\": 1}}", "{\"weight_map\": 3}"}) {
+    overwrite(dir_ / kIndex, text);
+    EXPECT_THAT(open_error(), HasSubstr(kIndex)) << text;
+  }
+}
+
+TEST_F(HuggingFace, MissingAndSurplusTensorsAreNamed) {
+  json j = index();
+  rewrite(norm_, [&](Declarations& d) { std::erase_if(d, [&](const auto& t) { return t.name == norm_; }); });
+  j["weight_map"].erase(norm_);
+  set_index(j);
+  EXPECT_THAT(open_error(), AllOf(HasSubstr("lacks " + norm_)));
+  change_config([](json& c) { c["n_shared_experts"] = 0; });
+  EXPECT_THAT(open_error(), HasSubstr("lacks " + norm_));
+}
+
+TEST_F(HuggingFace, SurplusTensorsAreNamed) {
+  change_config([](json& c) { c["n_shared_experts"] = 0; });
+  EXPECT_THAT(open_error(), AllOf(HasSubstr("no place for"), HasSubstr("mlp.shared_experts.down_proj.weight and 3 more")));
+}
+
+TEST_F(HuggingFace, WrongShapeIsNamed) {
+  rewrite(norm_, [&](Declarations& d) {
+    for (auto& t : d)
+      if (t.name == norm_) t.shape = {17};
+  });
+  EXPECT_THAT(open_error(), AllOf(HasSubstr(norm_), HasSubstr("shape [17]"), HasSubstr("[16]")));
+}
+
+TEST_F(HuggingFace, WrongDtypeIsNamedWhenLoading) {
+  rewrite(norm_, [&](Declarations& d) {
+    for (auto& t : d)
+      if (t.name == norm_) t.dtype = DType::kI32;
+  });
+  const ModelSource source = open_model(dir_);
+  ThreadPool pool(1);
+  SmallModel target(3);
+  const SmallModel untouched(3);
+  EXPECT_THAT(error_of([&] { source.load_weights(target.weights, Stream(pool)); }), AllOf(HasSubstr(norm_), HasSubstr("I32")));
+  EXPECT_THAT(error_of([&] { export_model(source, folder_ / "again", {}); }), HasSubstr("I32"));
+  expect_equal(named_tensors(target.weights), named_tensors(untouched.weights));
+}
+
+TEST_F(HuggingFace, QuantisedWeightsAreRefusedWhenLoading) {
+  change_config([](json& c) { c["quantization_config"] = {{"quant_method", "fp8"}}; });
+  const ModelSource source = open_model(dir_);
+  EXPECT_TRUE(source.quantised);
+  ThreadPool pool(1);
+  EXPECT_THAT(error_of([&] { source.load_weights(model_.weights, Stream(pool)); }), HasSubstr("FP8"));
+  EXPECT_THAT(error_of([&] { export_model(source, folder_ / "again", {}); }), HasSubstr("FP8"));
+}
+
+TEST_F(HuggingFace, AbsentMtpModuleIsLeftOutWithAWarning) {
+  change_config([](json& c) { c["num_nextn_predict_layers"] = 2; });
+  testing::internal::CaptureStderr();
+  const ModelSource source = open_model(dir_);
+  EXPECT_THAT(testing::internal::GetCapturedStderr(), HasSubstr("1 of 2 MTP modules"));
+  EXPECT_EQ(source.config.num_nextn_predict_layers, 1);
+  ThreadPool pool(1);
+  SmallModel loaded(9, "bf16", source.config);
+  source.load_weights(loaded.weights, Stream(pool));
+  expect_equal(named_tensors(loaded.weights), named_tensors(model_.weights));
+}
+
+// A reader that needs no MTP module leaves it where it is; a model of another shape is refused.
+TEST_F(HuggingFace, LoadsIntoAModelWithoutMtp) {
+  const ModelSource source = open_model(dir_);
+  ThreadPool pool(1);
+  ModelConfig main = source.config;
+  main.num_nextn_predict_layers = 0;
+  SmallModel loaded(9, "bf16", main);
+  source.load_weights(loaded.weights, Stream(pool));
+  std::vector<NamedTensor> expected = named_tensors(model_.weights);
+  std::erase_if(expected, [](const NamedTensor& t) { return t.name.starts_with("model.layers.2."); });
+  expect_equal(named_tensors(loaded.weights), expected);
+  main.num_hidden_layers = 1;
+  SmallModel smaller(9, "bf16", main);
+  EXPECT_THAT(error_of([&] { source.load_weights(smaller.weights, Stream(pool)); }),
+              HasSubstr("no place for its model.layers.1"));
+  main.num_hidden_layers = 4;
+  SmallModel larger(9, "bf16", main);
+  EXPECT_THAT(error_of([&] { source.load_weights(larger.weights, Stream(pool)); }), HasSubstr("lacks model.layers.2"));
+  main = source.config;
+  main.intermediate_size = 32;
+  SmallModel wider(9, "bf16", main);
+  EXPECT_THAT(error_of([&] { source.load_weights(wider.weights, Stream(pool)); }), HasSubstr("shape [24, 16], [32, 16]"));
+}
+
+TEST_F(HuggingFace, OtherTroubleIsSaid) {
+  EXPECT_THAT(error_of([&] { open_model(folder_ / "nowhere"); }), HasSubstr("no such model"));
+  EXPECT_THAT(error_of([&] { open_model(folder_.path()); }), HasSubstr("neither a Hugging Face directory"));
+  fs::create_directories(folder_ / "young/checkpoints");
+  EXPECT_THAT(error_of([&] { open_model(folder_ / "young"); }), HasSubstr("no checkpoint yet"));
+  EXPECT_EQ(open_model(folder_ / "run/checkpoints/step-00000100").step, 100);
+  for (const char* text : {"", "[]", "{", "{\"model_type\": \"gpt2\"}"}) {
+    overwrite(dir_ / "config.json", text);
+    EXPECT_THAT(open_error(), HasSubstr("config.json")) << text;
+  }
+  overwrite(folder_ / "young/config.json", json(config_to_hugging_face(small_config(), "float32", 0, 1)).dump());
+  EXPECT_THAT(error_of([&] { open_model(folder_ / "young"); }), HasSubstr("no weights"));
+}
+
+TEST(ModelSource, DamagedRunIsRefused) {
+  const TemporaryFolder folder;
+  const SmallModel model(1);
+  make_run(folder.path(), model);
+  const fs::path file = folder / "checkpoints/step-00000100/model.safetensors";
+  std::string bytes = read_file(file);
+  bytes[bytes.size() / 2] ^= 1;
+  overwrite(file, bytes);
+  EXPECT_THAT(error_of([&] { open_model(folder.path()); }), HasSubstr(file.string()));
+}
+
+}  // namespace
+}  // namespace rorqual
