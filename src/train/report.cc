@@ -227,7 +227,7 @@ Json load_json(const RunHistory& h, const ModelConfig& model, const TensorList& 
 Json data_json(const RunHistory& h, const Recipe& recipe, const TensorList& tensors) {
   Json j;
   j["steps"] = h.step;
-  Json& series = j["series"] = Json::object();
+  Json series = Json::object(), skipped_steps = Json::array();
   for (const auto& [key, values] : h.series) {
     if (key == "mtp_loss" && recipe.model.num_nextn_predict_layers == 0) continue;  // it is 0 at every step
     series[key] = series_json(values);
@@ -236,10 +236,11 @@ Json data_json(const RunHistory& h, const Recipe& recipe, const TensorList& tens
     series[key + "_smooth"] = series_json(smooth(values, side));
     j["smoothed_steps"] = 2 * side + 1;
   }
+  j["series"] = std::move(series);
   Series skipped;
   for (const double step : h.skipped) skipped.add(step, 0);
-  Json& steps = j["skipped"] = Json::array();
-  for (const double step : downsample(skipped, kMostSkipped).step) steps.push_back(static_cast<int64_t>(step));
+  for (const double step : downsample(skipped, kMostSkipped).step) skipped_steps.push_back(static_cast<int64_t>(step));
+  j["skipped"] = std::move(skipped_steps);
   j["load"] = load_json(h, recipe.model, tensors);
   return j;
 }
