@@ -24,10 +24,10 @@ std::string only_bf16(const Args& args) {
   return args.q.dtype == DType::kBF16 ? "" : "BF16 only";
 }
 void run_forward_model(const AttentionForwardArgs& args, const Stream& stream) {
-  run_forward_jobs(args, stream, forward_amx_model, forward_scratch_amx);
+  run_forward_jobs(args, stream, forward_amx_model, amx_forward_scratch);
 }
 void run_backward_model(const AttentionBackwardArgs& args, const Stream& stream) {
-  run_backward_jobs(args, stream, backward_amx_model, backward_scratch_amx);
+  run_backward_jobs(args, stream, backward_amx_model, amx_backward_scratch);
 }
 std::vector<Row<AttentionForwardArgs>> forward_rows() {
   const auto rows = attention_forward_kernels();

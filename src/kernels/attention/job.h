@@ -53,8 +53,8 @@ struct BackwardJob {
 int64_t forward_scratch(const JobShape& shape);
 int64_t backward_scratch(const JobShape& shape);
 
-int64_t forward_scratch_amx(const JobShape& shape);
-int64_t backward_scratch_amx(const JobShape& shape);
+int64_t amx_forward_scratch(const JobShape& shape);
+int64_t amx_backward_scratch(const JobShape& shape);
 
 // What an ISA file exports. Order of sums, for all of them: a score and dp sum over the head's elements ascending, fused; a
 // row's softmax runs over blocks of kForwardKeys keys counted from the sequence's first key, in a block lane by lane over

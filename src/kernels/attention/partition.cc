@@ -140,13 +140,13 @@ int64_t backward_scratch(const JobShape& s) {
 }
 
 // What AmxForward and AmxBackward cut on top: bf16, two to a float.
-int64_t forward_scratch_amx(const JobShape& s) {
+int64_t amx_forward_scratch(const JobShape& s) {
   const int64_t depth = pad(s.dim(), 32), v_padded = pad16(s.v_dim), group = 32;
   return forward_scratch(s) + group * kForwardKeys +
          (group * (depth + kForwardKeys) + kForwardKeys * (std::max(depth, v_padded) + depth + v_padded)) / 2;
 }
 
-int64_t backward_scratch_amx(const JobShape& s) {
+int64_t amx_backward_scratch(const JobShape& s) {
   const int64_t depth = pad(s.dim(), 32), v_depth = pad(s.v_dim, 32), block = kBackwardBlock;
   return backward_scratch(s) +
          (pad(s.queries, block) * 2 * (depth + v_depth) + block * (3 * depth + 2 * v_depth) + 3 * block * block) / 2;

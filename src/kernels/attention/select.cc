@@ -22,10 +22,10 @@ void run_backward(const AttentionBackwardArgs& args, const Stream& stream) {
   attention::run_backward_jobs(args, stream, kJob);
 }
 void run_forward_amx(const AttentionForwardArgs& args, const Stream& stream) {
-  attention::run_forward_jobs(args, stream, attention::forward_amx, attention::forward_scratch_amx);
+  attention::run_forward_jobs(args, stream, attention::forward_amx, attention::amx_forward_scratch);
 }
 void run_backward_amx(const AttentionBackwardArgs& args, const Stream& stream) {
-  attention::run_backward_jobs(args, stream, attention::backward_amx, attention::backward_scratch_amx);
+  attention::run_backward_jobs(args, stream, attention::backward_amx, attention::amx_backward_scratch);
 }
 constexpr auto kF32 = DType::kF32, kBF16 = DType::kBF16;
 

@@ -1,6 +1,7 @@
 // The block kernels of every instruction set. Only select.cc, pack.cc, peak.cc and tests name them.
 #pragma once
 
+#include "base/cpu.h"
 #include "kernels/gemm/block.h"
 
 namespace rorqual::gemm {
@@ -31,6 +32,12 @@ void pack_transposed_avx512(const uint16_t* in, int64_t stride, int64_t steps, i
 int64_t pack_panel_avx512(const float* source, int64_t stride, bool transposed, int64_t depth, DType to, void* out);
 
 // The inner instruction alone, from registers, `rounds` times; returns the floating-point operations done.
+// What packing and the peak measurement use under an instruction set (select.cc names them).
+using PackPanel = int64_t (*)(const float* source, int64_t stride, bool transposed, int64_t depth, DType to, void* out);
+PackPanel pack_panel_of(Isa isa);  // null: the scalar loop
+using PeakLoop = double (*)(int64_t rounds);
+PeakLoop peak_loop_of(Isa isa, DType operands);
+
 double peak_reference(int64_t rounds);
 double peak_avx2(int64_t rounds);
 double peak_avx512(int64_t rounds);

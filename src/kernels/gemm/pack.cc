@@ -30,8 +30,9 @@ void pack_panel(const PackWeightArgs& args, int64_t panel) {
   const bool transposed = args.transposed == Transposed::kYes;
   int64_t begin = 0;  // the steps before are packed
   if constexpr (std::is_same_v<From, float> && !std::is_same_v<To, double>) {
-    if (width == 16 && allowed_isa() >= Isa::kAvx512)
-      begin = gemm::pack_panel_avx512(source + n0 * (transposed ? 1 : stride), stride, transposed, w.k, w.dtype, out);
+    const gemm::PackPanel pack_panel = gemm::pack_panel_of(allowed_isa());
+    if (width == 16 && pack_panel != nullptr)
+      begin = pack_panel(source + n0 * (transposed ? 1 : stride), stride, transposed, w.k, w.dtype, out);
   }
   if (transposed) {
     for (int64_t k = begin; k < w.k; ++k)

@@ -8,23 +8,10 @@
 #include "kernels/gemm/kernels.h"
 
 namespace rorqual {
-namespace {
-
-using Loop = double (*)(int64_t rounds);
-
-Loop loop_of(DType operands) {
-  const Isa isa = allowed_isa();
-  if (operands == DType::kF64 || isa == Isa::kReference) return gemm::peak_reference;
-  if (isa == Isa::kAvx2) return gemm::peak_avx2;
-  return isa == Isa::kAmx && operands == DType::kBF16 ? gemm::peak_amx : gemm::peak_avx512;
-}
-
-}  // namespace
-
 double measure_peak_flops(DType operands, const Stream& stream) {
   constexpr int kRepeats = 8;
   constexpr double kRepeat_s = 6e-3;
-  const Loop loop = loop_of(operands);
+  const gemm::PeakLoop loop = gemm::peak_loop_of(allowed_isa(), operands);
   int64_t rounds = 1000;  // grown until a repeat is long enough to time; this warms the clock up as well
   double best = 0;
   const auto threads = static_cast<int64_t>(stream.threads());

@@ -6,6 +6,20 @@
 #include "kernels/gemm/partition.h"
 
 namespace rorqual {
+namespace gemm {
+
+PackPanel pack_panel_of(Isa isa) {
+  return isa >= Isa::kAvx512 ? pack_panel_avx512 : nullptr;
+}
+
+PeakLoop peak_loop_of(Isa isa, DType operands) {
+  if (operands == DType::kF64 || isa == Isa::kReference) return peak_reference;
+  if (isa == Isa::kAvx2) return peak_avx2;
+  return isa == Isa::kAmx && operands == DType::kBF16 ? peak_amx : peak_avx512;
+}
+
+}  // namespace gemm
+
 namespace {
 
 using gemm::GradientBlock;
