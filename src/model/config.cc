@@ -108,6 +108,35 @@ void validate_experts(const ModelConfig& c) {
           "noaux_tc ranks groups by their two best experts: a group needs at least 2");
 }
 
+// Bounds far beyond any model, so that no later sum of sizes overflows and a slip of the keyboard is told at once.
+void validate_sizes(const ModelConfig& c) {
+  constexpr int64_t kLayers = 4096, kExperts = int64_t{1} << 16, kWidth = int64_t{1} << 24;
+  constexpr double kParameters = 1e16;
+  require(c.num_hidden_layers > 0 && c.num_hidden_layers <= kLayers,
+          fmt::format("num_hidden_layers = {} must lie in 1 … {}", c.num_hidden_layers, kLayers));
+  require(c.n_routed_experts >= 0 && c.n_routed_experts <= kExperts,
+          fmt::format("n_routed_experts = {} must lie in 0 (a dense model) … {}", c.n_routed_experts, kExperts));
+  double widest = 1;
+  for (const auto& [name, value] : {std::pair{"hidden_size", c.hidden_size},
+                                    {"intermediate_size", c.intermediate_size},
+                                    {"moe_intermediate_size", c.moe_intermediate_size},
+                                    {"num_attention_heads", c.num_attention_heads},
+                                    {"head_dim", c.head_dim},
+                                    {"q_lora_rank", c.q_lora_rank},
+                                    {"kv_lora_rank", c.kv_lora_rank},
+                                    {"qk_nope_head_dim", c.qk_nope_head_dim},
+                                    {"qk_rope_head_dim", c.qk_rope_head_dim},
+                                    {"v_head_dim", c.v_head_dim},
+                                    {"n_shared_experts", c.n_shared_experts}}) {
+    require(value >= 0 && value <= kWidth, fmt::format("{} = {} must lie in 0 … {}", name, value, kWidth));
+    widest = std::max(widest, static_cast<double>(value));
+  }
+  const double heads = static_cast<double>(c.num_attention_heads) * static_cast<double>(c.qk_head_dim() + c.value_head_dim());
+  const double bound = static_cast<double>(c.num_hidden_layers) * widest *
+                       (heads + widest + static_cast<double>(c.n_routed_experts * c.moe_intermediate_size));
+  require(bound < kParameters, fmt::format("it would have about {:.0e} parameters", bound));
+}
+
 }  // namespace
 
 double ModelConfig::attention_scale() const {
@@ -125,7 +154,7 @@ void validate(const ModelConfig& c) {
   require(c.vocab_size > 0 && c.vocab_size < (int64_t{1} << 31),
           fmt::format("vocab_size = {} must lie in 1 … 2^31", c.vocab_size));
   require(c.hidden_size > 0, fmt::format("hidden_size = {} must be positive", c.hidden_size));
-  require(c.num_hidden_layers > 0, fmt::format("num_hidden_layers = {} must be positive", c.num_hidden_layers));
+  validate_sizes(c);
   validate_attention(c);
   if (c.n_routed_experts > 0) validate_experts(c);
   const bool has_dense = c.n_routed_experts == 0 || c.first_k_dense_replace > 0 || c.moe_layer_freq > 1;

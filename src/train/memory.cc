@@ -8,6 +8,7 @@
 #include <limits>
 #include <numeric>
 
+#include "base/error.h"
 #include "model/model.h"
 #include "train/gradients.h"
 #include "train/optimizer.h"
@@ -66,6 +67,14 @@ MemoryNeed training_memory(const Recipe& r) {
   batch.tokens.resize(static_cast<size_t>(batch.sequences * (batch.length + 1)));
   model.train(batch, {}, gradients.buffer(0), r.recompute, work, dry);
   return {use.peak};
+}
+
+void check_memory(const MemoryNeed& need, int64_t available) {
+  if (need.total() <= available) return;
+  fail(
+      "the run needs {:.1f} GiB of memory, {:.1f} GiB are available: lower train.micro_batch_sequences, "
+      "train.sequence_length or the model, or set train.ema_decay = 0\n{}",
+      static_cast<double>(need.total()) / (1 << 30), static_cast<double>(available) / (1 << 30), memory_table(need, available));
 }
 
 int64_t available_memory() {

@@ -17,6 +17,9 @@ struct MemoryNeed {
 // The recipe must be complete and valid.
 MemoryNeed training_memory(const Recipe& recipe);
 
+// Error (runtime): the run needs more than there is. Says how much, and what to change.
+void check_memory(const MemoryNeed& need, int64_t available);
+
 // Memory that this process may still take: what the machine has available, bounded by its control group's limit (v1 and v2).
 int64_t available_memory();
 

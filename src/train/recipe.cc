@@ -29,6 +29,12 @@ std::string type_name(const std::vector<std::string>&) {
   return "list of strings";
 }
 
+template <class T>
+std::string type_with_article(const T& value) {
+  const std::string name = type_name(value);
+  return (name == "integer" ? "an " : "a ") + name;
+}
+
 template <class Node>
 std::string text_of(const Node& node) {
   std::ostringstream out;
@@ -42,7 +48,9 @@ std::string print_value(bool v) {
   return v ? "true" : "false";
 }
 std::string print_value(double v) {
-  return text_of(toml::value<double>(v));
+  // The shortest digits that read back as v; TOML wants a point or an exponent.
+  const std::string text = fmt::format("{}", v);
+  return text.find_first_of(".en") == std::string::npos ? text + ".0" : text;
 }
 std::string print_value(const std::string& v) {
   return text_of(toml::value<std::string>(v));
@@ -111,7 +119,7 @@ void set_key(Recipe& recipe, const std::string& key, const toml::node& node, con
     const auto before = value;
     if (!assign(node, value)) {
       value = before;
-      fail_usage("{}: key '{}' takes a {}", where, key, type_name(value));
+      fail_usage("{}: key '{}' takes {}", where, key, type_with_article(value));
     }
   });
   if (!known)
@@ -174,8 +182,15 @@ void validate_schedule(const TrainRecipe& t) {
 
 void validate_batch(const Recipe& r) {
   const TrainRecipe& t = r.train;
-  require(t.steps > 0 && t.sequence_length > 0 && t.batch_sequences > 0 && t.micro_batch_sequences > 0,
-          "train.steps, sequence_length, batch_sequences and micro_batch_sequences must be positive");
+  constexpr int64_t kMost = int64_t{1} << 31;
+  for (const auto& [name, value] : {std::pair{"steps", t.steps},
+                                    {"sequence_length", t.sequence_length},
+                                    {"batch_sequences", t.batch_sequences},
+                                    {"micro_batch_sequences", t.micro_batch_sequences}})
+    require(value > 0 && value < kMost, fmt::format("train.{} = {} must lie in 1 … 2^31", name, value));
+  require(t.sequence_length * t.micro_batch_sequences < kMost,
+          fmt::format("train.micro_batch_sequences · sequence_length = {} · {} tokens are too many for one pass",
+                      t.micro_batch_sequences, t.sequence_length));
   const int64_t unit = t.micro_batch_sequences * r.grad_lanes;
   require(t.batch_sequences % unit == 0,
           fmt::format("train.batch_sequences = {} must be a multiple of micro_batch_sequences · grad_lanes = {} · {}",

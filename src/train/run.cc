@@ -6,14 +6,25 @@
 #include "base/file.h"
 #include "base/log.h"
 #include "checkpoint/checkpoint.h"
+#include "train/memory.h"
 
 namespace rorqual {
 namespace {
 
 namespace fs = std::filesystem;
 
+// In a run directory while it is being prepared.
+constexpr const char* kPreparing = ".preparing";
+
+// From its first checkpoint on; before that there is nothing to go on with.
 bool is_run(const fs::path& directory) {
-  return fs::exists(directory / "recipe.toml");
+  return fs::exists(directory / "recipe.toml") && !list_checkpoints(directory).empty();
+}
+
+// What a run leaves that was killed before its first checkpoint.
+bool is_false_start(const fs::path& directory) {
+  const bool prepared = fs::exists(directory / "recipe.toml") && fs::exists(directory / "data" / "manifest.json");
+  return (prepared || fs::exists(directory / kPreparing)) && list_checkpoints(directory).empty();
 }
 
 // Removes what preparing has written, unless it ended well.
@@ -23,7 +34,8 @@ class Rollback {
   ~Rollback() {
     if (kept_) return;
     std::error_code ignored;
-    for (const char* name : {"tokenizer", "data", "recipe.toml", "heldout.txt"}) fs::remove_all(directory_ / name, ignored);
+    for (const char* name : {"tokenizer", "data", "recipe.toml", "heldout.txt", kPreparing})
+      fs::remove_all(directory_ / name, ignored);
     if (!existed_) fs::remove(directory_, ignored);
   }
   void keep() { kept_ = true; }
@@ -89,7 +101,11 @@ void check_vocabulary(const Recipe& recipe, const Tokenizer& tokenizer) {
 }
 
 PreparedRun resume_run(const RunRequest& request) {
-  if (!is_run(request.directory)) fail_usage("--resume: {} is no run (it has no recipe.toml)", request.directory.string());
+  if (is_false_start(request.directory))
+    fail_usage("--resume: {} was stopped before its first checkpoint: start it again without --resume",
+               request.directory.string());
+  if (!is_run(request.directory))
+    fail_usage("--resume: {} is no run (it has no recipe.toml with checkpoints)", request.directory.string());
   PreparedRun run;
   run.directory = request.directory;
   run.tokenizer = Tokenizer::load(request.directory / "tokenizer");
@@ -123,7 +139,8 @@ PreparedRun prepare_run(const RunRequest& request, const Stream& stream) {
   if (request.resume) return resume_run(request);
   const fs::path& directory = request.directory;
   if (is_run(directory)) fail_usage("{} holds a run already: go on with --resume, or choose another --out", directory.string());
-  if (fs::exists(directory) && (!fs::is_directory(directory) || !fs::is_empty(directory)))
+  const bool false_start = is_false_start(directory);
+  if (fs::exists(directory) && (!fs::is_directory(directory) || (!fs::is_empty(directory) && !false_start)))
     fail_usage("--out {}: it exists and is no empty folder; choose another", directory.string());
   if (request.data.empty()) fail_usage("there is nothing to train on: name it with --data PATH");
 
@@ -136,10 +153,16 @@ PreparedRun prepare_run(const RunRequest& request, const Stream& stream) {
     Recipe draft = request.recipe;
     complete(draft, run.init ? run.init->config.vocab_size : draft.tokenizer.vocab_size);
     validate(draft);
+    check_memory(training_memory(draft), available_memory());
   }
   const std::vector<CorpusSource> sources = open_sources(request.data);
   Rollback rollback(directory);
   make_directory(directory);
+  write_file_atomically(directory / kPreparing, "");
+  if (false_start) {
+    info("{} was stopped before its first checkpoint: it starts again", directory.string());
+    for (const char* name : {"tokenizer", "recipe.toml", "heldout.txt", "checkpoints"}) fs::remove_all(directory / name);
+  }
   run.tokenizer = choose_tokenizer(request, run.recipe, run.init, sources, stream);
   complete(run.recipe, run.init ? run.init->config.vocab_size : run.tokenizer->vocab_size());
   validate(run.recipe);
@@ -162,6 +185,7 @@ PreparedRun prepare_run(const RunRequest& request, const Stream& stream) {
   fs::create_hard_link(run.corpus.heldout_text(), directory / "heldout.txt", ignored);
   if (ignored) fs::copy_file(run.corpus.heldout_text(), directory / "heldout.txt");
   write_file_atomically(directory / "recipe.toml", print_recipe(run.recipe));
+  fs::remove(directory / kPreparing);
   rollback.keep();
   return run;
 }

@@ -25,13 +25,8 @@ constexpr size_t kFewestLosses = 8;
 Recipe checked_for_memory(const Recipe& recipe) {
   const MemoryNeed need = training_memory(recipe);
   const int64_t available = available_memory();
+  check_memory(need, available);
   info("memory of the run\n{}", memory_table(need, available));
-  if (need.total() > available)
-    fail(
-        "the run needs {:.1f} GiB of memory, {:.1f} GiB are available: lower train.micro_batch_sequences, "
-        "train.sequence_length or the model, or "
-        "set train.ema_decay = 0",
-        static_cast<double>(need.total()) / (1 << 30), static_cast<double>(available) / (1 << 30));
   return recipe;
 }
 
@@ -338,6 +333,7 @@ TrainSummary Trainer::train() {
   const int64_t last_step = options_.steps.value_or(recipe_.train.steps), begin_step = step_;
   if (step_ >= last_step) info("nothing to do: the run stands at step {} of {}", step_, last_step);
   TrainSummary summary;
+  if (!recent_.empty()) summary.loss = recent_.back();
   const double begin_s = seconds_now();
   while (step_ < last_step && !InterruptGuard::interrupted()) {
     nlohmann::ordered_json line = step();
