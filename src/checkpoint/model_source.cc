@@ -92,6 +92,9 @@ std::vector<SourceTensor> match(const ModelSource& source, const TensorList& lis
   std::vector<SourceTensor> found;
   std::vector<std::string> missing, surplus;
   for (const TensorSpec& s : list.specs()) {
+    // MTP modules are numbered behind the layers: one must not pass for a layer of a deeper model.
+    if (s.layer >= source.config.num_hidden_layers && !list.find(layer_prefix(s.layer) + "eh_proj.weight"))
+      fail("{}: it has {} layers, more are needed ({})", source.description, source.config.num_hidden_layers, s.name);
     const auto it = tensors.find(s.name);
     if (it == tensors.end()) {
       missing.push_back(s.name);
