@@ -23,6 +23,8 @@ void run_score(const ScoreCommand& c) {
   if (!c.json) {
     print_text(fmt::format("loss {:.4f} nats per token, perplexity {:.2f}, {:.4f} bits per byte ({} tokens, {} bytes)\n",
                            r.loss, r.perplexity(), r.bits_per_byte(), r.tokens, r.bytes));
+    for (const ScoreResult::Bucket& b : r.by_position)
+      print_text(fmt::format("  positions {:>6} to {:>6}  {:.4f}\n", b.begin, b.end - 1, b.loss));
     return;
   }
   nlohmann::ordered_json j;
@@ -45,7 +47,7 @@ void add_score(CLI::App& app) {
       add_command(app, "score", "Loss of a model on a text", "rorqual score runs/first --file runs/first/heldout.txt --json");
   command->add_option("MODEL", c->model, "model or run directory")->required()->type_name("MODEL");
   command->add_option("--file", c->file, "text to score")->required()->type_name("FILE");
-  command->add_option("--window", c->window, "tokens of a window (default: the model's context)")->check(CLI::PositiveNumber);
+  command->add_option("--window", c->window, "tokens of a window (default: the model's context)")->check(positive_integer());
   command->add_option("--precision", c->precision, "bf16 or fp32 (default: the run's own)")
       ->check(CLI::IsMember({"bf16", "fp32"}));
   command->add_flag("--ema", c->ema, "use the averaged weights");
