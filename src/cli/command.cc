@@ -2,6 +2,7 @@
 
 #include <algorithm>
 #include <cerrno>
+#include <charconv>
 #include <csignal>
 #include <cstdio>
 #include <cstring>
@@ -129,6 +130,16 @@ void add_json_flag(CLI::App& command, bool& json) {
   command.add_flag("--json", json, "print exactly one JSON object on standard output");
 }
 
+CLI::Validator positive_integer() {
+  return {[](const std::string& text) {
+            int64_t value = 0;
+            const auto [end, error] = std::from_chars(text.data(), text.data() + text.size(), value);
+            const bool good = error == std::errc() && end == text.data() + text.size() && value > 0;
+            return good ? std::string() : fmt::format("'{}' is no integer above 0", text);
+          },
+          "INTEGER > 0"};
+}
+
 void print_text(std::string_view text) {
   write_output(text);
 }
@@ -141,6 +152,8 @@ void print_json(const nlohmann::ordered_json& object) {
 int run_program(int argc, const char* const* argv, std::span<const AddCommand> commands) {
   // A reader that goes away is an error of the write, not the death of a run that still has a checkpoint to save.
   std::signal(SIGPIPE, SIG_IGN);
+  // So is a file that grows beyond `ulimit -f`: the message names it.
+  std::signal(SIGXFSZ, SIG_IGN);
   try {
     CLI::App app("Trains, evaluates and serves DeepSeek-V3-style mixture-of-experts language models.", "rorqual");
     app.set_version_flag("--version", "rorqual " RORQUAL_VERSION);

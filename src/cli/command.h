@@ -42,6 +42,9 @@ CLI::App* add_command(CLI::App& parent, const std::string& name, const std::stri
 // --json: exactly one JSON object on standard output.
 void add_json_flag(CLI::App& command, bool& json);
 
+// For ->check(): an integer above 0.
+CLI::Validator positive_integer();
+
 // Standard output belongs to results; messages go to standard error through base/log.h. Both throw when the output cannot be
 // written: Error, or OutputClosed where the reader has gone away. print_text flushes, so that text can be streamed.
 // Bytes that are not UTF-8 become U+FFFD in JSON.

@@ -49,7 +49,7 @@ void add_generate(CLI::App& app) {
   command->add_option("MODEL", c->model, "model or run directory")->required()->type_name("MODEL");
   command->add_option("--prompt", c->prompt, "what the text begins with")->required()->type_name("TEXT");
   command->add_option("--max-tokens", c->request.max_tokens, "at most so many tokens")
-      ->check(CLI::PositiveNumber)
+      ->check(positive_integer())
       ->capture_default_str();
   command->add_option("--temperature", c->request.sampling.temperature, "0: always the most likely token")
       ->capture_default_str();

@@ -84,7 +84,7 @@ void add_train(CLI::App& app) {
       ->allow_extra_args(false);
   command->add_option("--out", c->out, "run directory (default runs/RECIPE)")->type_name("RUN");
   command->add_option("--steps", c->steps, "total steps of the run, in place of train.steps; changes no schedule")
-      ->check(CLI::PositiveNumber);
+      ->check(positive_integer());
   command->add_flag("--resume", c->resume, "go on from the newest checkpoint of the run directory");
   command->add_option("--init", c->init, "start from the weights of a model")->type_name("MODEL");
   command->add_option("--set", c->set, "change a key of the recipe: key=value; may be repeated")

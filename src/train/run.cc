@@ -74,13 +74,33 @@ Tokenizer choose_tokenizer(const RunRequest& request, const Recipe& recipe, cons
   return train_run_tokenizer(recipe, sources, stream);
 }
 
+// The same shape with nothing left to defaults: a Hugging Face config.json spells out what a recipe may leave 0, and leaves out
+// what the architecture has no use for.
+ModelConfig spelt_out(ModelConfig c) {
+  const ModelConfig defaults;
+  c.num_key_value_heads = c.kv_heads();
+  c.head_dim = c.is_mla() ? 0 : c.llama_head_dim();
+  if (!c.is_mla()) c.q_lora_rank = c.kv_lora_rank = c.qk_nope_head_dim = c.qk_rope_head_dim = c.v_head_dim = 0;
+  if (c.n_routed_experts > 0) return c;
+  c.moe_intermediate_size = c.n_shared_experts = c.num_experts_per_tok = c.first_k_dense_replace = 0;
+  c.n_group = defaults.n_group;
+  c.topk_group = defaults.topk_group;
+  c.moe_layer_freq = defaults.moe_layer_freq;
+  c.routed_scaling_factor = defaults.routed_scaling_factor;
+  c.norm_topk_prob = defaults.norm_topk_prob;
+  c.scoring_func = defaults.scoring_func;
+  c.topk_method = defaults.topk_method;
+  return c;
+}
+
 // What the recipe asks for and what the initial model is must be the same shape, but for what says how far it reaches.
 void check_init(const Recipe& recipe, const ModelSource& source) {
+  const ModelConfig theirs = spelt_out(source.config), ours = spelt_out(recipe.model);
   std::vector<std::string> expected;
-  visit_model_keys(source.config,
+  visit_model_keys(theirs,
                    [&](const std::string&, const auto& value, const char*) { expected.push_back(fmt::format("{}", value)); });
   size_t i = 0;
-  visit_model_keys(recipe.model, [&](const std::string& key, const auto& value, const char*) {
+  visit_model_keys(ours, [&](const std::string& key, const auto& value, const char*) {
     const std::string have = fmt::format("{}", value), want = expected[i++];
     const bool reach = key.starts_with("rope_") || key == "max_position_embeddings" || key == "initializer_range" ||
                        key == "num_nextn_predict_layers";
