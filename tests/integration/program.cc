@@ -1,27 +1,172 @@
 #include "tests/integration/program.h"
 
+#include <fcntl.h>
 #include <sys/wait.h>
+#include <unistd.h>
 
+#include <array>
+#include <csignal>
 #include <cstdlib>
-#include <filesystem>
+#include <fstream>
+#include <nlohmann/json.hpp>
 
 #include "base/error.h"
 #include "base/file.h"
+#include "base/rng.h"
 
 namespace rorqual {
+namespace {
+
+namespace fs = std::filesystem;
+
+constexpr const char* kRecipe = R"(
+seed = 3
+[model]
+hidden_size = 32
+intermediate_size = 48
+moe_intermediate_size = 16
+num_hidden_layers = 2
+num_attention_heads = 2
+q_lora_rank = 16
+kv_lora_rank = 16
+qk_nope_head_dim = 8
+qk_rope_head_dim = 8
+v_head_dim = 8
+n_routed_experts = 8
+n_shared_experts = 1
+num_experts_per_tok = 2
+n_group = 4
+topk_group = 2
+first_k_dense_replace = 1
+num_nextn_predict_layers = 1
+initializer_range = 0.02
+[tokenizer]
+vocab_size = 300
+[train]
+steps = 8
+sequence_length = 24
+batch_sequences = 8
+micro_batch_sequences = 2
+warmup_steps = 2
+checkpoint_steps = 1
+checkpoints_kept = 2
+heldout_steps = 4
+heldout_sequences = 4
+sample_steps = 0
+)";
+
+fs::path temporary_folder() {
+  std::string folder = fs::temp_directory_path() / "rorqual_program_XXXXXX";
+  CHECK(::mkdtemp(folder.data()) != nullptr);
+  return folder;
+}
+
+int code_of(int status) {
+  return WIFEXITED(status) ? WEXITSTATUS(status) : 128 + WTERMSIG(status);
+}
+
+}  // namespace
 
 ProgramResult run_rorqual(const std::string& arguments, const std::string& environment) {
-  std::string folder = std::filesystem::temp_directory_path() / "rorqual_program_XXXXXX";
-  CHECK(mkdtemp(folder.data()) != nullptr);
-  const std::string command =
-      environment + " \"" RORQUAL_PROGRAM "\" " + arguments + " >" + folder + "/out 2>" + folder + "/err";
+  const fs::path folder = temporary_folder();
+  const std::string command = environment + " \"" RORQUAL_PROGRAM "\" </dev/null " + arguments + " >" +
+                              (folder / "out").string() + " 2>" + (folder / "err").string();
   const int status = std::system(command.c_str());
-  ProgramResult result;
-  result.code = WIFEXITED(status) ? WEXITSTATUS(status) : 128 + WTERMSIG(status);
-  result.out = read_file(folder + "/out");
-  result.err = read_file(folder + "/err");
-  std::filesystem::remove_all(folder);
+  const ProgramResult result{code_of(status), read_file(folder / "out"), read_file(folder / "err")};
+  fs::remove_all(folder);
   return result;
+}
+
+BackgroundProgram::BackgroundProgram(const std::vector<std::string>& arguments) {
+  std::vector<const char*> argv = {RORQUAL_PROGRAM};
+  for (const std::string& a : arguments) argv.push_back(a.c_str());
+  argv.push_back(nullptr);
+  pid_ = ::fork();
+  CHECK(pid_ >= 0);
+  if (pid_ > 0) return;
+  const int nothing = ::open("/dev/null", O_RDWR);
+  for (const int fd : {0, 1, 2}) ::dup2(nothing, fd);
+  ::execv(argv[0], const_cast<char* const*>(argv.data()));
+  ::_exit(127);
+}
+
+BackgroundProgram::~BackgroundProgram() {
+  if (pid_ < 0) return;
+  ::kill(pid_, SIGKILL);
+  wait();
+}
+
+void BackgroundProgram::signal(int number) const {
+  ::kill(pid_, number);
+}
+
+int BackgroundProgram::wait() {
+  int status = 0;
+  CHECK(::waitpid(pid_, &status, 0) == pid_);
+  pid_ = -1;
+  return code_of(status);
+}
+
+Workbench::Workbench() : path_(temporary_folder()) {
+  write("mini.toml", kRecipe);
+  fs::create_directory(path_ / "text");
+  for (uint64_t document = 0; document < 60; ++document) {
+    std::string text;
+    for (uint64_t i = 0; i < 40; ++i) {
+      const uint64_t r = random_below({document, RandomPurpose::kTest, 0, 0}, i, 6);
+      text += std::array{"the page ", "of memory ", "is locked ", "by the scheduler, ", "and then ", "freed.\n"}[r];
+    }
+    write("text/" + std::to_string(document) + ".txt", text);
+  }
+}
+
+Workbench::~Workbench() {
+  std::error_code ignored;
+  fs::remove_all(path_, ignored);
+}
+
+void Workbench::write(std::string_view name, std::string_view content) const {
+  std::ofstream out(path_ / name, std::ios::binary);
+  out << content;
+  CHECK(out.good());
+}
+
+ProgramResult Workbench::train(const std::string& name, const std::string& arguments, const std::string& environment) const {
+  const bool resume = arguments.find("--resume") != std::string::npos;
+  return run_rorqual(
+      "train " + at("mini.toml") + " --out " + at(name) + (resume ? " " : " --data " + at("text") + " ") + arguments,
+      environment);
+}
+
+std::map<std::string, std::string> outcome(const fs::path& run) {
+  std::map<std::string, std::string> out;
+  fs::path newest;
+  for (const auto& entry : fs::directory_iterator(run / "checkpoints")) newest = std::max(newest, entry.path());
+  out["name"] = newest.filename();
+  for (const auto& entry : fs::directory_iterator(newest)) out[entry.path().filename()] = read_file(entry.path());
+  const std::string metrics = read_file(run / "metrics.jsonl");
+  for (size_t begin = 0; begin < metrics.size();) {
+    const size_t end = metrics.find('\n', begin);
+    nlohmann::ordered_json line = nlohmann::ordered_json::parse(metrics.substr(begin, end - begin));
+    line.erase("tokens_per_s");
+    line.erase("step_ms");
+    out["metrics"] += line.dump() + "\n";
+    begin = end == std::string::npos ? metrics.size() : end + 1;
+  }
+  return out;
+}
+
+std::string outcome_difference(const std::map<std::string, std::string>& a, const std::map<std::string, std::string>& b) {
+  std::string difference;
+  for (const auto& [key, value] : a) {
+    const auto it = b.find(key);
+    if (it == b.end()) {
+      difference += key + " is missing; ";
+    } else if (it->second != value) {
+      difference += key + " differs; ";
+    }
+  }
+  return difference + (a.size() < b.size() ? "there is something more" : "");
 }
 
 }  // namespace rorqual
