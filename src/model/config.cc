@@ -54,7 +54,9 @@ void read_rope_scaling(const Json& json, ModelConfig& c, const std::string& wher
   if (type == "default") return;
   if (type != "yarn") fail("{}: rope scaling of type '{}' is not supported; yarn is", where, type);
   RopeScaling& s = c.rope_scaling;
-  s.mscale = s.mscale_all_dim = 0;
+  // What transformers takes where they are absent: cosines and sines scaled by m(1), the softmax not.
+  s.mscale = 1;
+  s.mscale_all_dim = 0;
   read(*r, "factor", s.factor, where);
   read_integer(*r, "original_max_position_embeddings", s.original_max_position_embeddings, where);
   read(*r, "beta_fast", s.beta_fast, where);
@@ -223,7 +225,7 @@ nlohmann::ordered_json config_to_hugging_face(const ModelConfig& c, const std::s
     if (c.n_routed_experts == 0) {
       // Dense layers throughout: transformers has no switch for it but a first expert layer that never comes.
       j["first_k_dense_replace"] = c.num_hidden_layers;
-      for (const char* key : {"n_routed_experts", "n_shared_experts", "num_experts_per_tok"}) j[key] = nullptr;
+      j["n_routed_experts"] = nullptr;
     }
   } else {
     j["head_dim"] = c.llama_head_dim();
