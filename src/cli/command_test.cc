@@ -33,7 +33,7 @@ void add_try(CLI::App& app) {
   command->add_option("--data", options->data, "texts")->type_name("PATH")->allow_extra_args(false);
   command->add_option("--dtype", options->dtype, "type")->check(CLI::IsMember({"f32", "bf16"}));
   add_json_flag(*command, options->json);
-  command->callback([] { work(); });
+  command->callback([options] { work(); });  // keeps the options alive
   CLI::App* inner = add_command(*command, "inner", "A command of a command", "rorqual try inner");
   inner->callback([] {});
 }

@@ -11,6 +11,7 @@
 namespace rorqual {
 namespace {
 
+using ::testing::AllOf;
 using ::testing::HasSubstr;
 using ::testing::IsEmpty;
 
@@ -34,7 +35,7 @@ std::vector<std::string> commands_below(const std::string& command) {
 void check_help(const std::string& command, int& checked) {
   const ProgramResult result = run_rorqual(command + " --help");
   EXPECT_EQ(result.code, 0) << command;
-  EXPECT_THAT(result.out, HasSubstr("\nExample:\n  rorqual ")) << command;
+  EXPECT_THAT(result.out, AllOf(HasSubstr("\nExample:\n  "), HasSubstr("rorqual "))) << command;
   EXPECT_THAT(result.err, IsEmpty());
   const ProgramResult wrong = run_rorqual(command + " --no-such-option");
   EXPECT_EQ(wrong.code, 2) << command;
