@@ -158,13 +158,25 @@ TEST(ModelGradient, LlamaAgainstDifferences) {
   check(llama_config());
 }
 
-// A planted mistake: the comparison sees one gradient that is off by a millionth.
+// A planted mistake: a gradient that is off by a millionth breaks the bound that the right one keeps.
 TEST(ModelGradient, ComparisonSeesASmallMistake) {
   Fixture f(llama_config());
   f.weights.pack(f.stream);
   f.model.train(f.batch, f.settings, f.gradients, true, f.work, f.stream);
-  const double right = f.gradient(1, 3);
-  EXPECT_GT(std::abs(right * (1 + 1e-6) + 1e-6 - right), 1e-7 * std::max(1.0, std::abs(right)));
+  constexpr double h = 1e-5;
+  constexpr int64_t element = 3;
+  const size_t tensor = f.weights.list().at("model.norm.weight");
+  double& x = f.weights.master(tensor).ptr<double>()[element];
+  const double old = x;
+  x = old + h;
+  const double up = f.loss();
+  x = old - h;
+  const double down = f.loss();
+  x = old;
+  const double numeric = (up - down) / (2 * h), bound = 1e-7 * std::max(1.0, std::abs(numeric));
+  EXPECT_LE(std::abs(f.gradient(tensor, element) - numeric), bound);
+  f.gradients.of(tensor).ptr<double>()[element] += 1e-6 * std::max(1.0, std::abs(numeric));
+  EXPECT_GT(std::abs(f.gradient(tensor, element) - numeric), bound);
 }
 
 // Generation with a cache, token by token or in pieces, gives the logits of one pass over everything.

@@ -2,10 +2,6 @@
 
 #include <fmt/format.h>
 
-#include <algorithm>
-#include <filesystem>
-#include <fstream>
-#include <limits>
 #include <numeric>
 
 #include "base/error.h"
@@ -15,22 +11,6 @@
 
 namespace rorqual {
 namespace {
-
-int64_t read_number(const std::filesystem::path& file) {
-  std::ifstream in(file);
-  int64_t n = -1;
-  return in >> n ? n : -1;
-}
-
-// Of /proc/meminfo, in bytes.
-int64_t meminfo(const std::string& key) {
-  std::ifstream in("/proc/meminfo");
-  std::string name, unit;
-  int64_t kib = 0;
-  while (in >> name >> kib && std::getline(in, unit))
-    if (name == key + ":") return kib * 1024;
-  return std::numeric_limits<int64_t>::max();
-}
 
 std::string mebibytes(int64_t bytes) {
   return fmt::format("{:>10.1f} MiB", static_cast<double>(bytes) / (1 << 20));
@@ -75,16 +55,6 @@ void check_memory(const MemoryNeed& need, int64_t available) {
       "the run needs {:.1f} GiB of memory, {:.1f} GiB are available: lower train.micro_batch_sequences, "
       "train.sequence_length or the model, or set train.ema_decay = 0\n{}",
       static_cast<double>(need.total()) / (1 << 30), static_cast<double>(available) / (1 << 30), memory_table(need, available));
-}
-
-int64_t available_memory() {
-  int64_t available = meminfo("MemAvailable");
-  const int64_t v2_limit = read_number("/sys/fs/cgroup/memory.max"), v2_used = read_number("/sys/fs/cgroup/memory.current");
-  if (v2_limit > 0 && v2_used >= 0) available = std::min(available, v2_limit - v2_used);
-  const int64_t v1_limit = read_number("/sys/fs/cgroup/memory/memory.limit_in_bytes"),
-                v1_used = read_number("/sys/fs/cgroup/memory/memory.usage_in_bytes");
-  if (v1_limit > 0 && v1_used >= 0) available = std::min(available, v1_limit - v1_used);
-  return std::max<int64_t>(available, 0);
 }
 
 std::string memory_table(const MemoryNeed& need, int64_t available) {

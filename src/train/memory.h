@@ -20,9 +20,6 @@ MemoryNeed training_memory(const Recipe& recipe);
 // Error (runtime): the run needs more than there is. Says how much, and what to change.
 void check_memory(const MemoryNeed& need, int64_t available);
 
-// Memory that this process may still take: what the machine has available, bounded by its control group's limit (v1 and v2).
-int64_t available_memory();
-
 // The table of classes, a line each, and the total beside what is available.
 std::string memory_table(const MemoryNeed& need, int64_t available);
 

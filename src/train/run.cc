@@ -5,6 +5,7 @@
 #include "base/error.h"
 #include "base/file.h"
 #include "base/log.h"
+#include "base/machine.h"
 #include "checkpoint/checkpoint.h"
 #include "train/memory.h"
 
@@ -173,7 +174,7 @@ PreparedRun prepare_run(const RunRequest& request, const Stream& stream) {
     Recipe draft = request.recipe;
     complete(draft, run.init ? run.init->config.vocab_size : draft.tokenizer.vocab_size);
     validate(draft);
-    check_memory(training_memory(draft), available_memory());
+    check_memory(training_memory(draft), machine_memory().available_bytes);
   }
   const std::vector<CorpusSource> sources = open_sources(request.data);
   Rollback rollback(directory);

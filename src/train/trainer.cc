@@ -9,6 +9,7 @@
 #include "base/clock.h"
 #include "base/interrupt.h"
 #include "base/log.h"
+#include "base/machine.h"
 #include "base/trace.h"
 #include "kernels/gemm/peak.h"
 #include "model/flops.h"
@@ -24,7 +25,7 @@ constexpr size_t kFewestLosses = 8;
 
 Recipe checked_for_memory(const Recipe& recipe) {
   const MemoryNeed need = training_memory(recipe);
-  const int64_t available = available_memory();
+  const int64_t available = machine_memory().available_bytes;
   check_memory(need, available);
   info("memory of the run\n{}", memory_table(need, available));
   return recipe;
