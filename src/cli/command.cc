@@ -130,14 +130,20 @@ void add_json_flag(CLI::App& command, bool& json) {
   command.add_flag("--json", json, "print exactly one JSON object on standard output");
 }
 
-CLI::Validator positive_integer() {
-  return {[](const std::string& text) {
+CLI::Validator integer_in(int64_t least, int64_t most) {
+  const bool open = most == std::numeric_limits<int64_t>::max();
+  const std::string range = !open        ? fmt::format("from {} to {}", least, most)
+                            : least == 1 ? std::string("above 0")
+                                         : fmt::format("of {} or more", least);
+  return {[=](const std::string& text) {
             int64_t value = 0;
             const auto [end, error] = std::from_chars(text.data(), text.data() + text.size(), value);
-            const bool good = error == std::errc() && end == text.data() + text.size() && value > 0;
-            return good ? std::string() : fmt::format("'{}' is no integer above 0", text);
+            const bool whole = error == std::errc() && end == text.data() + text.size();
+            const bool octal = text.size() > 1 && text.front() == '0';
+            const bool good = whole && !octal && value >= least && value <= most;
+            return good ? std::string() : fmt::format("'{}' is no integer {}", text, range);
           },
-          "INTEGER > 0"};
+          "INTEGER " + range};
 }
 
 void print_text(std::string_view text) {

@@ -17,6 +17,7 @@
 #pragma once
 
 #include <CLI/CLI.hpp>
+#include <limits>
 #include <nlohmann/json.hpp>
 #include <span>
 #include <string>
@@ -42,8 +43,9 @@ CLI::App* add_command(CLI::App& parent, const std::string& name, const std::stri
 // --json: exactly one JSON object on standard output.
 void add_json_flag(CLI::App& command, bool& json);
 
-// For ->check(): an integer above 0.
-CLI::Validator positive_integer();
+// For ->check(): a decimal integer from `least` to `most`. CLI11 alone takes -1 for an unsigned 2^64 - 1, 010 for 8, and a
+// number that is too large for the largest one there is.
+CLI::Validator integer_in(int64_t least, int64_t most = std::numeric_limits<int64_t>::max());
 
 // Standard output belongs to results; messages go to standard error through base/log.h. Both throw when the output cannot be
 // written: Error, or OutputClosed where the reader has gone away. print_text flushes, so that text can be streamed.

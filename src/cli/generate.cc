@@ -15,6 +15,10 @@ struct GenerateCommand {
   bool json = false, ema = false;
 };
 
+const char* stop_name(GenerateStop stop) {
+  return stop == GenerateStop::kEnd ? "end" : stop == GenerateStop::kContext ? "context" : "length";
+}
+
 void run_generate(const GenerateCommand& c) {
   validate(c.request.sampling);
   LoadedModel loaded(c.model, c.precision, c.ema);
@@ -29,14 +33,17 @@ void run_generate(const GenerateCommand& c) {
   if (!c.json) {
     print_text("\n");
     info("{} tokens, {:.1f} tokens/s", r.token_ids.size(), rate);
-    return;
   }
+  if (r.stop == GenerateStop::kContext)
+    info("stopped before --max-tokens {}: prompt and text fill the model's context of {} tokens", request.max_tokens,
+         loaded.model().config().max_position_embeddings);
+  if (!c.json) return;
   nlohmann::ordered_json j;
   j["prompt"] = c.prompt;
   j["text"] = r.text;
   j["token_ids"] = r.token_ids;
   j["tokens_per_s"] = rate;
-  j["stop"] = r.ended ? "end" : "length";
+  j["stop"] = stop_name(r.stop);
   print_json(j);
 }
 
@@ -49,14 +56,16 @@ void add_generate(CLI::App& app) {
   command->add_option("MODEL", c->model, "model or run directory")->required()->type_name("MODEL");
   command->add_option("--prompt", c->prompt, "what the text begins with")->required()->type_name("TEXT");
   command->add_option("--max-tokens", c->request.max_tokens, "at most so many tokens")
-      ->check(positive_integer())
+      ->check(integer_in(1))
       ->capture_default_str();
   command->add_option("--temperature", c->request.sampling.temperature, "0: always the most likely token")
       ->capture_default_str();
   command->add_option("--top-p", c->request.sampling.top_p, "keep the likeliest tokens with this much probability")
       ->capture_default_str();
-  command->add_option("--top-k", c->request.sampling.top_k, "keep the k likeliest tokens; 0: all")->capture_default_str();
-  command->add_option("--seed", c->request.sampling.seed, "of the random choices")->capture_default_str();
+  command->add_option("--top-k", c->request.sampling.top_k, "keep the k likeliest tokens; 0: all")
+      ->check(integer_in(0))
+      ->capture_default_str();
+  command->add_option("--seed", c->request.sampling.seed, "of the random choices")->check(integer_in(0))->capture_default_str();
   command->add_option("--precision", c->precision, "bf16 or fp32 (default: the run's own)")
       ->check(CLI::IsMember({"bf16", "fp32"}));
   command->add_flag("--ema", c->ema, "use the averaged weights");

@@ -47,7 +47,7 @@ void add_score(CLI::App& app) {
       add_command(app, "score", "Loss of a model on a text", "rorqual score runs/first --file runs/first/heldout.txt --json");
   command->add_option("MODEL", c->model, "model or run directory")->required()->type_name("MODEL");
   command->add_option("--file", c->file, "text to score")->required()->type_name("FILE");
-  command->add_option("--window", c->window, "tokens of a window (default: the model's context)")->check(positive_integer());
+  command->add_option("--window", c->window, "tokens of a window (default: the model's context)")->check(integer_in(1));
   command->add_option("--precision", c->precision, "bf16 or fp32 (default: the run's own)")
       ->check(CLI::IsMember({"bf16", "fp32"}));
   command->add_flag("--ema", c->ema, "use the averaged weights");

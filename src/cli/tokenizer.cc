@@ -28,6 +28,8 @@ struct TrainOptions {
 };
 
 void train(const TrainOptions& options) {
+  // CLI::Range would take nan.
+  if (!(options.heldout >= 0 && options.heldout < 1)) fail_usage("--heldout {} must lie in [0, 1)", options.heldout);
   const double start_s = seconds_now();
   std::vector<DataSpec> specs;
   for (const std::string& text : options.data) specs.push_back(parse_data_spec(text));
@@ -137,15 +139,15 @@ void add_train_tokenizer(CLI::App& parent) {
       ->type_name("PATH")
       ->allow_extra_args(false);
   command->add_option("--vocab", options->trainer.vocab_size, "tokens in all, with 256 bytes and 6 special ones")
+      ->check(integer_in(1, std::numeric_limits<int32_t>::max()))
       ->capture_default_str();
   command->add_option("--out", options->out, "folder for tokenizer.json and tokenizer_config.json")
       ->required()
       ->type_name("DIR");
   command->add_option("--sample-mib", options->sample_mib, "text to learn from at most, in MiB")
-      ->check(CLI::Range(1, 1 << 20))
+      ->check(integer_in(1, 1 << 20))
       ->capture_default_str();
   command->add_option("--heldout", options->heldout, "share of the documents that `rorqual train` holds out, left out here too")
-      ->check(CLI::Range(0.0, 0.999))
       ->capture_default_str();
   command->callback([options] { train(*options); });
 }

@@ -42,12 +42,14 @@ void show_summary(const TrainCommand& c, const std::filesystem::path& run, const
 }
 
 void run_train(const TrainCommand& c) {
+  const std::filesystem::path recipe_file = find_recipe(c.recipe);
   if (c.help_keys) {
+    // Not read: the keys are what one looks up for a recipe that is refused.
     print_text(describe_recipe_keys());
+    info("defaults, for keys that a recipe leaves out; 'rorqual inspect {}' shows what this one sets", c.recipe);
     return;
   }
   RunRequest request;
-  const std::filesystem::path recipe_file = find_recipe(c.recipe);
   request.recipe = read_recipe(recipe_file, c.set);
   for (const std::string& d : c.data) request.data.push_back(parse_data_spec(d));
   request.directory = c.out.empty() ? std::filesystem::path("runs") / recipe_file.stem() : std::filesystem::path(c.out);
@@ -84,7 +86,7 @@ void add_train(CLI::App& app) {
       ->allow_extra_args(false);
   command->add_option("--out", c->out, "run directory (default runs/RECIPE)")->type_name("RUN");
   command->add_option("--steps", c->steps, "total steps of the run, in place of train.steps; changes no schedule")
-      ->check(positive_integer());
+      ->check(integer_in(1));
   command->add_flag("--resume", c->resume, "go on from the newest checkpoint of the run directory");
   command->add_option("--init", c->init, "start from the weights of a model")->type_name("MODEL");
   command->add_option("--set", c->set, "change a key of the recipe: key=value; may be repeated")

@@ -53,17 +53,18 @@ GenerateResult generate(const Model& model, const Tokenizer& tokenizer, const Ge
   const int64_t context = model.config().max_position_embeddings, prompt_tokens = static_cast<int64_t>(tokens.size());
   if (prompt_tokens >= context)
     fail_usage("the prompt has {} tokens, the model's context is {}: shorten it", prompt_tokens, context);
-  const int64_t limit = std::min(context, prompt_tokens + request.max_tokens);
+  const int64_t limit = prompt_tokens + std::min(context - prompt_tokens, request.max_tokens);
 
   Arena arena;
   GenerationCache cache = model.make_cache(limit, arena);
   GenerateResult result;
+  if (request.max_tokens > limit - prompt_tokens) result.stop = GenerateStop::kContext;
   size_t shown = 0;
   std::vector<float> logits = model.extend(tokens, cache, work, stream);
   for (int64_t position = prompt_tokens; position < limit; ++position) {
     const int32_t token = sample_token(logits, request.sampling, position);
     if (tokenizer.eos_id() == token) {
-      result.ended = true;
+      result.stop = GenerateStop::kEnd;
       break;
     }
     result.token_ids.push_back(token);

@@ -20,11 +20,13 @@ struct GenerateRequest {
   std::function<void(std::string_view)> on_text;
 };
 
+enum class GenerateStop { kLength, kEnd, kContext };  // max_tokens, the end-of-sentence token, or no place left
+
 struct GenerateResult {
   std::string text;                // without the prompt
   std::vector<int32_t> token_ids;  // generated, the end token left out
-  bool ended = false;              // by the end-of-sentence token
-  double seconds = 0;              // of generation, the prompt's pass included
+  GenerateStop stop = GenerateStop::kLength;
+  double seconds = 0;  // of generation, the prompt's pass included
 };
 
 // A BOS, the prompt, then tokens until max_tokens, the end token, or the end of the context. Error (usage): a prompt that fills

@@ -112,6 +112,7 @@ TEST_F(BadInput, TextThatIsNotUtf8IsAllowedAndSaid) {
 
 TEST_F(BadInput, Recipe) {
   refuse("train nosuch --data " + at("text") + " --out " + at("refused"), 2, {"no recipe 'nosuch'", "tiny", "tiny-long"});
+  refuse("train nosuch --help-keys", 2, {"no recipe 'nosuch'", "tiny", "tiny-long"});
   refuse("train nosuch.toml --data " + at("text"), 2, {"nosuch.toml"});
   bench_.write("bad.toml", "seed = 1\n[train\nsteps = 3\n");
   refuse("train " + at("bad.toml") + " --data " + at("text"), 2, {"bad.toml:2", "TOML"});
@@ -182,9 +183,15 @@ TEST_F(BadInput, Numbers) {
   refuse(generate + "--temperature nan", 2, {"temperature = nan"});
   refuse(generate + "--top-p 2", 2, {"top-p = 2", "(0, 1]"});
   refuse(generate + "--top-p 0", 2, {"top-p = 0"});
-  refuse(generate + "--top-k -1", 2, {"top-k = -1"});
+  refuse(generate + "--top-k -1", 2, {"--top-k: '-1' is no integer of 0 or more"});
   refuse(generate + "--max-tokens 0", 2, {"--max-tokens: '0' is no integer above 0"});
-  refuse(generate + "--seed x", 2, {"--seed"});
+  for (const char* seed : {"x", "-1", "", "1.5", "1e3", "010", "0x10", "99999999999999999999"})
+    refuse(generate + "--seed '" + seed + "'", 2, {"--seed", std::string("'") + seed + "' is no integer of 0 or more"});
+  const std::string train = "tokenizer train --data " + at("text") + " --out " + at("refused");
+  refuse(train + " --vocab -5", 2, {"--vocab: '-5' is no integer from 1 to 2147483647"});
+  refuse(train + " --vocab 4294967596", 2, {"--vocab: '4294967596'"});
+  refuse(train + " --sample-mib -1", 2, {"--sample-mib: '-1'"});
+  refuse(train + " --heldout nan", 2, {"--heldout nan must lie in [0, 1)"});
   refuse("generate " + at("run") + " --json --prompt '" + std::string(500, 'x') + "'", 2, {"context is 24", "shorten"});
   const std::string score = "score " + at("run") + " --json --file ";
   refuse(score + at("nothing"), 1, {"nothing", "No such file"});

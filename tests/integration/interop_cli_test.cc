@@ -54,7 +54,7 @@ TEST_F(ModelCommands, GenerateGreedilyIsDeterministic) {
   EXPECT_EQ(a["token_ids"], b["token_ids"]);
   EXPECT_EQ(a["text"], b["text"]);
   EXPECT_GT(a["tokens_per_s"], 0);
-  EXPECT_TRUE(a["token_ids"].size() == 9 || a["stop"] == "end") << a;
+  EXPECT_TRUE((a["token_ids"].size() == 9 && a["stop"] == "length") || a["stop"] == "end") << a;
   const ProgramResult plain = run_rorqual(command);
   EXPECT_EQ(plain.out, "the page of" + a["text"].get<std::string>() + "\n");
   EXPECT_THAT(plain.err, HasSubstr("tokens/s"));
@@ -68,6 +68,22 @@ TEST_F(ModelCommands, GenerateSamplesBySeed) {
   EXPECT_NE(a["token_ids"], json(command + " --seed 6")["token_ids"]);
   // The single likeliest token leaves nothing to the seed.
   EXPECT_EQ(json(prompt + "--seed 5 --top-k 1")["token_ids"], json(prompt + "--temperature 0")["token_ids"]);
+}
+
+TEST_F(ModelCommands, GenerateSaysThatTheContextIsFull) {
+  // A context of 24: a BOS, the prompt's tokens, and what is left. Some seeds may end earlier.
+  const std::string command = "generate " + at("run") + " --prompt 'the page of' --max-tokens 9223372036854775807 --seed ";
+  for (int seed = 1; seed < 20; ++seed) {
+    const ProgramResult result = run_rorqual(command + std::to_string(seed) + " --json");
+    ASSERT_EQ(result.code, 0) << result.err;
+    const Json found = Json::parse(result.out);
+    if (found["stop"] == "end") continue;
+    EXPECT_EQ(found["stop"], "context");
+    EXPECT_LT(found["token_ids"].size(), 24u);
+    EXPECT_THAT(result.err, HasSubstr("fill the model's context of 24 tokens"));
+    return;
+  }
+  FAIL() << "no seed filled the context";
 }
 
 TEST_F(ModelCommands, ScoreCountsEveryTokenAndByte) {
