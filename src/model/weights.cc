@@ -75,6 +75,14 @@ void Weights::initialise(double standard_deviation, uint64_t seed, const Stream&
   }
 }
 
+PackedWeight Weights::packed_weight(DType dtype, int64_t n, int64_t k) {
+  PackedWeight w{arena_.bytes(MemoryClass::kPackedWeights, PackedWeight::bytes(dtype, n, k)), dtype, n, k};
+  if (dtype == DType::kE4M3)
+    w.scale =
+        static_cast<float*>(arena_.bytes(MemoryClass::kPackedWeights, PackedWeight::scale_count(n, k) * size_of(DType::kF32)));
+  return w;
+}
+
 const Linear& Weights::add_linear(size_t tensor, int tensors, DType dtype) {
   auto linear = std::make_unique<Linear>();
   linear->tensor = tensor;
@@ -84,13 +92,10 @@ const Linear& Weights::add_linear(size_t tensor, int tensors, DType dtype) {
           "{} does not adjoin {}", list_[i].name, list_[tensor].name);
     linear->n += list_[i].rows;
   }
-  const Tensor source(master(tensor).data, precision_.full, linear->n, linear->k);
-  auto pack = [&](PackedWeight& packed, int64_t n, int64_t k, Transposed transposed) {
-    packed = {arena_.bytes(MemoryClass::kPackedWeights, PackedWeight::bytes(dtype, n, k)), dtype, n, k};
-    packing_.push_back({source, transposed, packed});
-  };
-  pack(linear->forward, linear->n, linear->k, Transposed::kNo);
-  if (training_) pack(linear->backward, linear->k, linear->n, Transposed::kYes);
+  PackWeightArgs pack{Tensor(master(tensor).data, precision_.full, linear->n, linear->k), {}, {}, {}};
+  pack.packed = linear->forward = packed_weight(dtype, linear->n, linear->k);
+  if (training_) pack.transposed = linear->backward = packed_weight(dtype, linear->k, linear->n);
+  packing_.push_back(pack);
   linears_.push_back(std::move(linear));
   return *linears_.back();
 }

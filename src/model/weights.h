@@ -74,6 +74,8 @@ class Weights {
   void pack(const Stream& stream);
 
  private:
+  PackedWeight packed_weight(DType dtype, int64_t n, int64_t k);
+
   ModelConfig config_;
   Precision precision_;
   bool training_;

@@ -57,7 +57,8 @@ void* Arena::bytes(MemoryClass c, int64_t size) {
 }
 
 Tensor Arena::tensor(MemoryClass c, DType dtype, int64_t rows, int64_t cols) {
-  return {bytes(c, rows * cols * size_of(dtype)), dtype, rows, cols};
+  const int64_t stride = dtype == DType::kE5M6 ? round_up(cols, 2) : cols;
+  return {bytes(c, bytes_of(dtype, rows * stride)), dtype, rows, cols, stride};
 }
 
 void Arena::release(Mark mark) {

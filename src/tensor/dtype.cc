@@ -16,6 +16,12 @@ std::string_view dtype_name(DType dtype) {
       return "I64";
     case DType::kU8:
       return "U8";
+    case DType::kE4M3:
+      return "F8_E4M3";
+    case DType::kE5M2:
+      return "F8_E5M2";
+    case DType::kE5M6:
+      return "E5M6";
   }
   CHECK(false);
 }

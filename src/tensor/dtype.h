@@ -6,11 +6,13 @@
 
 #include "base/error.h"
 #include "numerics/bf16.h"
+#include "numerics/fp8.h"
 
 namespace rorqual {
 
-enum class DType { kF64, kF32, kBF16, kI32, kI64, kU8 };
+enum class DType { kF64, kF32, kBF16, kI32, kI64, kU8, kE4M3, kE5M2, kE5M6 };
 
+// Of one element. E5M6 has none: two values share three bytes (bytes_of).
 constexpr int64_t size_of(DType dtype) {
   switch (dtype) {
     case DType::kF64:
@@ -24,12 +26,21 @@ constexpr int64_t size_of(DType dtype) {
     case DType::kI64:
       return 8;
     case DType::kU8:
+    case DType::kE4M3:
+    case DType::kE5M2:
       return 1;
+    case DType::kE5M6:
+      break;
   }
-  return 0;
+  CHECK(false, "an element of this dtype is no whole number of bytes");
+}
+// Of `count` elements; of an even count for E5M6.
+constexpr int64_t bytes_of(DType dtype, int64_t count) {
+  return dtype == DType::kE5M6 ? count / 2 * 3 : count * size_of(dtype);
 }
 
-// The names that safetensors uses: "F64", "F32", "BF16", "I32", "I64", "U8".
+// The names that safetensors uses: "F64", "F32", "BF16", "I32", "I64", "U8", "F8_E4M3", "F8_E5M2"; and "E5M6", which no file
+// holds.
 std::string_view dtype_name(DType dtype);
 
 template <class T>
@@ -57,6 +68,14 @@ constexpr DType dtype_of<int64_t>() {
 template <>
 constexpr DType dtype_of<uint8_t>() {
   return DType::kU8;
+}
+template <>
+constexpr DType dtype_of<E4M3>() {
+  return DType::kE4M3;
+}
+template <>
+constexpr DType dtype_of<E5M2>() {
+  return DType::kE5M2;
 }
 
 // Calls body with a value-initialised element of the floating-point dtype: visit_float(t.dtype, [&](auto zero) { using T =

@@ -11,8 +11,9 @@ namespace rorqual {
 
 enum class Device { kCpu };
 
-// [rows, cols] with `stride` elements from row to row; the columns of a row are contiguous. A vector is one row.
-// Higher ranks are expressed by the caller: [tokens, heads, dim] is rows = tokens, cols = heads·dim.
+// [rows, cols] with `stride` elements from row to row; the columns of a row are contiguous. A vector is one row. Rows and
+// column ranges of E5M6 begin at even elements (its stride is even). Higher ranks are expressed by the caller: [tokens, heads,
+// dim] is rows = tokens, cols = heads·dim.
 struct Tensor {
   void* data = nullptr;
   DType dtype = DType::kF32;
@@ -27,7 +28,7 @@ struct Tensor {
 
   explicit operator bool() const { return data != nullptr; }
   int64_t count() const { return rows * cols; }
-  int64_t bytes() const { return count() * size_of(dtype); }  // of the elements, gaps between rows left out
+  int64_t bytes() const { return bytes_of(dtype, count()); }  // of the elements, gaps between rows left out
   bool contiguous() const { return stride == cols || rows <= 1; }
 
   template <class T>
@@ -39,7 +40,7 @@ struct Tensor {
   T* row(int64_t r) const {
     return ptr<T>() + r * stride;
   }
-  std::byte* raw_row(int64_t r) const { return static_cast<std::byte*>(data) + r * stride * size_of(dtype); }
+  std::byte* raw_row(int64_t r) const { return static_cast<std::byte*>(data) + bytes_of(dtype, r * stride); }
 
   // Rows [begin, begin + count) and columns [begin, begin + count) as views.
   Tensor row_range(int64_t begin, int64_t n) const {
@@ -48,7 +49,7 @@ struct Tensor {
   }
   Tensor col_range(int64_t begin, int64_t n) const {
     CHECK(begin >= 0 && n >= 0 && begin + n <= cols, "columns {}+{} of {}", begin, n, cols);
-    return {static_cast<std::byte*>(data) + begin * size_of(dtype), dtype, rows, n, stride};
+    return {static_cast<std::byte*>(data) + bytes_of(dtype, begin), dtype, rows, n, stride};
   }
 };
 

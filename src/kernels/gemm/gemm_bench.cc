@@ -57,7 +57,7 @@ void run_linear(benchmark::State& state, const KernelRow<LinearArgs>& row, DType
   std::vector<LinearProblem> problems;
   for (int64_t i = 0; i < s.problems; ++i) {
     const PackedWeight weight{make((s.n + 15) / 16 * 16, (s.k + 1) / 2 * 2).data, dtype, s.n, s.k};
-    const PackWeightArgs pack{make(s.n, s.k), Transposed::kNo, weight};
+    const PackWeightArgs pack{make(s.n, s.k), weight, {}, {}};
     pack_weights({&pack, 1}, stream);
     problems.push_back({make(s.m, s.k), weight, make(s.m, s.n)});
   }
@@ -79,11 +79,12 @@ void run_gradient(benchmark::State& state, const KernelRow<WeightGradientArgs>& 
   set_speed(state, s);
 }
 
-void run_pack(benchmark::State& state, Transposed transposed) {
+void run_pack(benchmark::State& state, bool transposed) {
   ThreadPool pool(static_cast<int>(state.range(0)));
   const Stream stream(pool);
   const Operand source(DType::kF32, 1024, 1024), packed(DType::kBF16, 1024, 1024);
-  const PackWeightArgs args{source.tensor, transposed, {packed.tensor.data, DType::kBF16, 1024, 1024}};
+  const PackedWeight weight{packed.tensor.data, DType::kBF16, 1024, 1024};
+  const PackWeightArgs args{source.tensor, transposed ? PackedWeight{} : weight, transposed ? weight : PackedWeight{}, {}};
   for (auto _ : state) pack_weights({&args, 1}, stream);
   state.SetItemsProcessed(state.iterations() * 1024 * 1024);
 }
@@ -100,8 +101,8 @@ void threads(benchmark::internal::Benchmark* b) {
 
 const bool kRegistered = [] {
   threads(benchmark::RegisterBenchmark("gemm/peak", run_peak)->Iterations(1));
-  threads(benchmark::RegisterBenchmark("gemm/pack", run_pack, Transposed::kNo));
-  threads(benchmark::RegisterBenchmark("gemm/pack_transposed", run_pack, Transposed::kYes));
+  threads(benchmark::RegisterBenchmark("gemm/pack", run_pack, false));
+  threads(benchmark::RegisterBenchmark("gemm/pack_transposed", run_pack, true));
   for (const Shape& s : kShapes) {
     const auto add = [&](const char* op, const auto& row, auto body) {
       if (row.isa > cpu_isa() || row.isa == Isa::kReference) return;

@@ -12,6 +12,10 @@
 #include "kernels/gemm/block.h"
 #include "kernels/gemm/gemm.h"
 
+namespace rorqual {
+enum class Transposed { kNo, kYes };
+}  // namespace rorqual
+
 namespace rorqual::gemm_test {
 
 inline double get(const Tensor& t, int64_t r, int64_t c) {
@@ -65,7 +69,7 @@ class Packed {
     data_.reset(static_cast<std::byte*>(std::aligned_alloc(64, static_cast<size_t>((bytes + 63) / 64 * 64 + 64))));
     std::memset(data_.get(), 0xff, static_cast<size_t>(bytes));
     weight_.data = data_.get();
-    const PackWeightArgs args{source, transposed, weight_};
+    const PackWeightArgs args{source, swap ? PackedWeight{} : weight_, swap ? weight_ : PackedWeight{}, {}};
     pack_weights({&args, 1}, stream);
   }
   const PackedWeight& weight() const { return weight_; }

@@ -13,21 +13,21 @@ namespace {
 
 // One panel of one weight.
 struct PackTask {
-  size_t weight = 0;
+  const PackWeightArgs* args = nullptr;
+  bool transposed = false;
   int64_t panel_begin = 0, panel_end = 0;
 };
 
 constexpr int64_t kElementsPerTask = 1 << 16;
 
 template <class To, class From>
-void pack_panel(const PackWeightArgs& args, int64_t panel) {
-  const PackedWeight& w = args.packed;
+void pack_panel(const PackWeightArgs& args, bool transposed, int64_t panel) {
+  const PackedWeight& w = transposed ? args.transposed : args.packed;
   To* out = static_cast<To*>(w.data) + panel * gemm::panel_elements(w.k);
   const int64_t n0 = panel * 16, width = std::min<int64_t>(16, w.n - n0);
   if (width < 16 || w.k % 2 != 0) std::fill_n(out, gemm::panel_elements(w.k), To{});
   const auto* source = static_cast<const From*>(args.source.data);
   const int64_t stride = args.source.stride;
-  const bool transposed = args.transposed == Transposed::kYes;
   int64_t begin = 0;  // the steps before are packed
   if constexpr (std::is_same_v<From, float> && !std::is_same_v<To, double>) {
     const gemm::PackPanel pack_panel = gemm::pack_panel_of(allowed_isa());
@@ -45,30 +45,35 @@ void pack_panel(const PackWeightArgs& args, int64_t panel) {
   }
 }
 
-void check(const PackWeightArgs& args) {
-  const PackedWeight& w = args.packed;
-  const bool transposed = args.transposed == Transposed::kYes;
-  CHECK(args.source.rows == (transposed ? w.k : w.n) && args.source.cols == (transposed ? w.n : w.k),
-        "pack_weights: source [{}, {}] for n = {}, k = {}", args.source.rows, args.source.cols, w.n, w.k);
+void check(const PackedWeight& w, int64_t n, int64_t k) {
+  CHECK(w.n == n && w.k == k, "pack_weights: [{}, {}] into n = {}, k = {}", n, k, w.n, w.k);
   CHECK(reinterpret_cast<uintptr_t>(w.data) % 64 == 0, "pack_weights: packed data not aligned to 64 bytes");
+}
+
+void add_tasks(const PackWeightArgs& args, bool transposed, std::vector<PackTask>& tasks) {
+  const PackedWeight& w = transposed ? args.transposed : args.packed;
+  if (!w) return;
+  check(w, transposed ? args.source.cols : args.source.rows, transposed ? args.source.rows : args.source.cols);
+  const int64_t panels = (w.n + 15) / 16;
+  const int64_t step = std::max<int64_t>(1, kElementsPerTask / std::max<int64_t>(1, gemm::panel_elements(w.k)));
+  for (int64_t p = 0; p < panels; p += step) tasks.push_back({&args, transposed, p, std::min(p + step, panels)});
 }
 
 }  // namespace
 
 void pack_weights(std::span<const PackWeightArgs> list, const Stream& stream) {
   std::vector<PackTask> tasks;
-  for (size_t i = 0; i < list.size(); ++i) {
-    check(list[i]);
-    const int64_t panels = (list[i].packed.n + 15) / 16;
-    const int64_t step = std::max<int64_t>(1, kElementsPerTask / std::max<int64_t>(1, gemm::panel_elements(list[i].packed.k)));
-    for (int64_t p = 0; p < panels; p += step) tasks.push_back({i, p, std::min(p + step, panels)});
+  for (const PackWeightArgs& args : list) {
+    add_tasks(args, false, tasks);
+    add_tasks(args, true, tasks);
   }
   stream.parallel(static_cast<int64_t>(tasks.size()), [&](int64_t t) {
     const PackTask& task = tasks[static_cast<size_t>(t)];
-    const PackWeightArgs& args = list[task.weight];
-    visit_float(args.packed.dtype, [&](auto to) {
+    const PackWeightArgs& args = *task.args;
+    visit_float((task.transposed ? args.transposed : args.packed).dtype, [&](auto to) {
       visit_float(args.source.dtype, [&](auto from) {
-        for (int64_t p = task.panel_begin; p < task.panel_end; ++p) pack_panel<decltype(to), decltype(from)>(args, p);
+        for (int64_t p = task.panel_begin; p < task.panel_end; ++p)
+          pack_panel<decltype(to), decltype(from)>(args, task.transposed, p);
       });
     });
   });

@@ -28,33 +28,33 @@ using gemm::LinearBlock;
 void check(const LinearArgs& args) {
   if (args.problems.empty()) return;
   const LinearProblem& first = args.problems.front();
-  const DType operands = first.a.dtype, out = first.c.dtype;
+  const DType operands = first.a.dtype(), out = first.c.dtype;
   CHECK(operands == DType::kF64 || operands == DType::kF32 || operands == DType::kBF16, "linear: operands are {}",
         dtype_name(operands));
   CHECK(out == operands || (operands == DType::kBF16 && out == DType::kF32), "linear: {} operands into {}",
         dtype_name(operands), dtype_name(out));
   for (const LinearProblem& p : args.problems) {
-    CHECK(p.a.dtype == operands && p.b.dtype == operands && p.c.dtype == out,
-          "linear: {} · {} into {}, the first is {} into {}", dtype_name(p.a.dtype), dtype_name(p.b.dtype),
+    CHECK(p.a.dtype() == operands && p.b.dtype == operands && p.c.dtype == out,
+          "linear: {} · {} into {}, the first is {} into {}", dtype_name(p.a.dtype()), dtype_name(p.b.dtype),
           dtype_name(p.c.dtype), dtype_name(operands), dtype_name(out));
-    CHECK(p.a.cols == p.b.k && p.c.rows == p.a.rows && p.c.cols == p.b.n, "linear: [{}, {}] · [{}, {}]ᵀ into [{}, {}]",
-          p.a.rows, p.a.cols, p.b.n, p.b.k, p.c.rows, p.c.cols);
+    CHECK(p.a.cols() == p.b.k && p.c.rows == p.a.rows() && p.c.cols == p.b.n, "linear: [{}, {}] · [{}, {}]ᵀ into [{}, {}]",
+          p.a.rows(), p.a.cols(), p.b.n, p.b.k, p.c.rows, p.c.cols);
     CHECK(reinterpret_cast<uintptr_t>(p.b.data) % 64 == 0, "linear: packed weight not aligned to 64 bytes");
   }
 }
 
 void check(const WeightGradientArgs& args) {
   if (args.problems.empty()) return;
-  const DType operands = args.problems.front().a.dtype;
+  const DType operands = args.problems.front().a.dtype();
   CHECK(operands == DType::kF64 || operands == DType::kF32 || operands == DType::kBF16, "weight_gradient: operands are {}",
         dtype_name(operands));
   const DType out = operands == DType::kF64 ? DType::kF64 : DType::kF32;
   for (const WeightGradientProblem& p : args.problems) {
-    CHECK(p.a.dtype == operands && p.b.dtype == operands && p.c.dtype == out, "weight_gradient: {}ᵀ · {} into {}",
-          dtype_name(p.a.dtype), dtype_name(p.b.dtype), dtype_name(p.c.dtype));
-    CHECK(p.a.rows == p.b.rows && p.c.rows == p.a.cols && p.c.cols == p.b.cols && p.c.contiguous(),
-          "weight_gradient: [{}, {}]ᵀ · [{}, {}] into [{}, {}], stride {}", p.a.rows, p.a.cols, p.b.rows, p.b.cols, p.c.rows,
-          p.c.cols, p.c.stride);
+    CHECK(p.a.dtype() == operands && p.b.dtype() == operands && p.c.dtype == out, "weight_gradient: {}ᵀ · {} into {}",
+          dtype_name(p.a.dtype()), dtype_name(p.b.dtype()), dtype_name(p.c.dtype));
+    CHECK(p.a.rows() == p.b.rows() && p.c.rows == p.a.cols() && p.c.cols == p.b.cols() && p.c.contiguous(),
+          "weight_gradient: [{}, {}]ᵀ · [{}, {}] into [{}, {}], stride {}", p.a.rows(), p.a.cols(), p.b.rows(), p.b.cols(),
+          p.c.rows, p.c.cols, p.c.stride);
   }
 }
 
@@ -66,8 +66,8 @@ LinearBlock block_of(const LinearProblem& p, const GemmTask& t, bool accumulate)
   const Tensor c = p.c.row_range(t.row_begin, t.row_end - t.row_begin).col_range(t.col_begin, t.col_end - t.col_begin);
   const int64_t panel_stride = gemm::panel_elements(p.b.k);
   const auto* b = static_cast<const std::byte*>(p.b.data) + t.col_begin / 16 * panel_stride * size_of(p.b.dtype);
-  return {.a = at(p.a, t.row_begin, 0),
-          .a_stride = p.a.stride,
+  return {.a = at(p.a.codes, t.row_begin, 0),
+          .a_stride = p.a.codes.stride,
           .b = b,
           .panel_stride = panel_stride,
           .c = c.data,
@@ -75,23 +75,23 @@ LinearBlock block_of(const LinearProblem& p, const GemmTask& t, bool accumulate)
           .rows = c.rows,
           .cols = c.cols,
           .depth = p.b.k,
-          .operands = p.a.dtype,
+          .operands = p.a.dtype(),
           .out = c.dtype,
           .accumulate = accumulate};
 }
 
 GradientBlock block_of(const WeightGradientProblem& p, const GemmTask& t) {
   const Tensor c = p.c.row_range(t.row_begin, t.row_end - t.row_begin).col_range(t.col_begin, t.col_end - t.col_begin);
-  return {.a = at(p.a, 0, t.row_begin),
-          .a_stride = p.a.stride,
-          .b = at(p.b, 0, t.col_begin),
-          .b_stride = p.b.stride,
+  return {.a = at(p.a.codes, 0, t.row_begin),
+          .a_stride = p.a.codes.stride,
+          .b = at(p.b.codes, 0, t.col_begin),
+          .b_stride = p.b.codes.stride,
           .c = c.data,
           .c_stride = p.c.cols,
           .rows = c.rows,
           .cols = c.cols,
-          .depth = p.a.rows,
-          .operands = p.a.dtype};
+          .depth = p.a.rows(),
+          .operands = p.a.dtype()};
 }
 
 // Cuts a call into blocks and computes each with `kernel`.
@@ -109,7 +109,7 @@ void run_blocks(const WeightGradientArgs& args, const Stream& stream, const Gemm
                 void (*kernel)(const GradientBlock&)) {
   std::vector<GemmShape> shapes;
   for (const WeightGradientProblem& p : args.problems)
-    shapes.push_back(p.a.rows == 0 ? GemmShape{} : GemmShape{p.c.rows, p.c.cols, p.a.rows});
+    shapes.push_back(p.a.rows() == 0 ? GemmShape{} : GemmShape{p.c.rows, p.c.cols, p.a.rows()});
   const std::vector<GemmTask> tasks = partition_gemm(shapes, tile);
   stream.parallel(static_cast<int64_t>(tasks.size()), [&](int64_t i) {
     const GemmTask& task = tasks[static_cast<size_t>(i)];
@@ -143,8 +143,8 @@ std::string anything(const Args&) {
 }
 template <DType kOperands, class Args>
 std::string only(const Args& args) {
-  if (args.problems.empty() || args.problems.front().a.dtype == kOperands) return {};
-  return fmt::format("operands are {}, not {}", dtype_name(args.problems.front().a.dtype), dtype_name(kOperands));
+  if (args.problems.empty() || args.problems.front().a.dtype() == kOperands) return {};
+  return fmt::format("operands are {}, not {}", dtype_name(args.problems.front().a.dtype()), dtype_name(kOperands));
 }
 constexpr auto kF32 = DType::kF32, kBF16 = DType::kBF16;
 

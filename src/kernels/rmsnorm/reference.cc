@@ -38,11 +38,11 @@ void input_gradient_row(const X* x, const compute_t<X>* w, const Dy* d_y, Dx* d_
 
 void forward_rows(const RmsNormForwardArgs& args, int64_t begin, int64_t end) {
   visit_float(args.x.dtype, [&](auto x) {
-    visit_float(args.y.dtype, [&](auto y) {
+    visit_float(args.y.codes.dtype, [&](auto y) {
       using X = decltype(x);
       using Y = decltype(y);
       for (int64_t t = begin; t < end; ++t)
-        forward_row(args.x.row<X>(t), args.w.ptr<compute_t<X>>(), args.y.row<Y>(t), args.x.cols, args.eps);
+        forward_row(args.x.row<X>(t), args.w.ptr<compute_t<X>>(), args.y.codes.row<Y>(t), args.x.cols, args.eps);
     });
   });
 }

@@ -2,15 +2,17 @@
 #pragma once
 
 #include "kernels/common/registry.h"
-#include "tensor/tensor.h"
+#include "tensor/scaled_tensor.h"
 
 namespace rorqual {
 
 struct RmsNormForwardArgs {
-  Tensor x;  // [rows, d] F32, BF16 or F64, any row stride
-  Tensor w;  // [1, d] F32 (F64 for double)
-  Tensor y;  // [rows, d] F32, BF16 or F64, any row stride
+  Tensor x;        // [rows, d] F32, BF16 or F64, any row stride
+  Tensor w;        // [1, d] F32 (F64 for double)
+  ScaledTensor y;  // [rows, d] F32, BF16 or F64, any row stride; or E4M3, quantised from the FP32 values
   double eps = 0;
+  Tensor y_plain = {};  // [rows, d] F32, BF16 or F64: the same values without codes; or absent
+  Quantiser quantiser = {};
 };
 void rmsnorm_forward(const RmsNormForwardArgs& args, const Stream& stream);
 std::span<const KernelRow<RmsNormForwardArgs>> rmsnorm_forward_kernels();

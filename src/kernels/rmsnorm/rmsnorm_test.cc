@@ -56,7 +56,7 @@ struct Forward {
     x.fill_normal(seed);
     w.fill_normal(seed + 1).fill([&](int64_t, int64_t c) { return 1 + 0.1 * w.at(0, c); });
   }
-  RmsNormForwardArgs args() const { return {.x = x, .w = w, .y = y, .eps = kEps}; }
+  RmsNormForwardArgs args() const { return {.x = x, .w = w, .y = y.tensor(), .eps = kEps}; }
 };
 
 // Roundings: half of the sum's (a square root halves a relative error), mean, eps, root, quotient, two products: 6.
@@ -347,7 +347,7 @@ TEST(RmsNorm, HandMadeRow) {
   Matrix x(DType::kF64, 1, 2), w(DType::kF64, 1, 2), y(DType::kF64, 1, 2);
   x.fill([](int64_t, int64_t c) { return c == 0 ? 3 : 4; });
   w.fill([](int64_t, int64_t c) { return c == 0 ? 1 : 2; });
-  rmsnorm_forward({.x = x, .w = w, .y = y, .eps = 0}, one_thread());  // rms = sqrt(12.5)
+  rmsnorm_forward({.x = x, .w = w, .y = y.tensor(), .eps = 0}, one_thread());  // rms = sqrt(12.5)
   EXPECT_DOUBLE_EQ(y.at(0, 0), 3 / std::sqrt(12.5));
   EXPECT_DOUBLE_EQ(y.at(0, 1), 8 / std::sqrt(12.5));
 }

@@ -19,9 +19,9 @@ void check_weight(const Tensor& w, const Tensor& x) {
 
 template <auto kRows>
 void run_forward(const RmsNormForwardArgs& args, const Stream& stream) {
-  check_shapes(args.x, args.y);
+  check_shapes(args.x, args.y.codes);
   check_weight(args.w, args.x);
-  parallel_ranges(stream, args.x.rows, args.x.cols * (size_of(args.x.dtype) + size_of(args.y.dtype)),
+  parallel_ranges(stream, args.x.rows, args.x.cols * (size_of(args.x.dtype) + size_of(args.y.codes.dtype)),
                   [&](int64_t begin, int64_t end) { kRows(args, begin, end); });
 }
 
@@ -67,7 +67,7 @@ std::string refuse_nothing(const Args&) {
 template <class Args>
 std::string refuse_f64(const Args& args) {
   bool any = args.x.dtype == DType::kF64;
-  if constexpr (requires { args.y; }) any = any || args.y.dtype == DType::kF64;
+  if constexpr (requires { args.y; }) any = any || args.y.codes.dtype == DType::kF64;
   if constexpr (requires { args.d_y; }) any = any || args.d_y.dtype == DType::kF64;
   if constexpr (requires { args.d_x; }) any = any || args.d_x.dtype == DType::kF64;
   return any ? "F64 belongs to the reference" : "";

@@ -48,29 +48,30 @@ compute_t<X> backward_row(const X* gate_up, compute_t<X> weight, const Dh* d_h, 
 }  // namespace
 
 void forward_rows(const SwiGluForwardArgs& args, int64_t begin, int64_t end) {
-  visit_float(args.gate_up.dtype, [&](auto x_zero) {
-    visit_float(args.h.dtype, [&](auto h_zero) {
+  visit_float(args.gate_up.codes.dtype, [&](auto x_zero) {
+    visit_float(args.h.codes.dtype, [&](auto h_zero) {
       using X = decltype(x_zero);
       using Y = decltype(h_zero);
       using C = compute_t<X>;
       for (int64_t t = begin; t < end; ++t)
-        forward_row(args.gate_up.row<X>(t), args.weight ? args.weight.ptr<C>()[t] : C(1), args.h.row<Y>(t), args.h.cols);
+        forward_row(args.gate_up.codes.row<X>(t), args.weight ? args.weight.ptr<C>()[t] : C(1), args.h.codes.row<Y>(t),
+                    args.h.codes.cols);
     });
   });
 }
 
 void backward_rows(const SwiGluBackwardArgs& args, int64_t begin, int64_t end) {
-  visit_float(args.gate_up.dtype, [&](auto x_zero) {
+  visit_float(args.gate_up.codes.dtype, [&](auto x_zero) {
     visit_float(args.d_h.dtype, [&](auto d_h_zero) {
-      visit_float(args.d_gate_up.dtype, [&](auto dx_zero) {
+      visit_float(args.d_gate_up.codes.dtype, [&](auto dx_zero) {
         using X = decltype(x_zero);
         using Dh = decltype(d_h_zero);
         using Dx = decltype(dx_zero);
         using C = compute_t<X>;
         for (int64_t t = begin; t < end; ++t) {
           const C weight = args.weight ? args.weight.ptr<C>()[t] : C(1);
-          const C d_weight =
-              backward_row(args.gate_up.row<X>(t), weight, args.d_h.row<Dh>(t), args.d_gate_up.row<Dx>(t), args.d_h.cols);
+          const C d_weight = backward_row(args.gate_up.codes.row<X>(t), weight, args.d_h.row<Dh>(t),
+                                          args.d_gate_up.codes.row<Dx>(t), args.d_h.cols);
           if (args.d_weight) args.d_weight.ptr<C>()[t] = d_weight;
         }
       });

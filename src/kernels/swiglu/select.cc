@@ -20,23 +20,24 @@ void check_per_row(const Tensor& weight, const Tensor& gate_up) {
 
 template <auto kRows>
 void run_forward(const SwiGluForwardArgs& args, const Stream& stream) {
-  check_shapes(args.gate_up, args.h);
-  check_per_row(args.weight, args.gate_up);
-  parallel_ranges(stream, args.h.rows, args.h.cols * (2 * size_of(args.gate_up.dtype) + size_of(args.h.dtype)),
+  check_shapes(args.gate_up.codes, args.h.codes);
+  check_per_row(args.weight, args.gate_up.codes);
+  parallel_ranges(stream, args.h.codes.rows,
+                  args.h.codes.cols * (2 * size_of(args.gate_up.codes.dtype) + size_of(args.h.codes.dtype)),
                   [&](int64_t begin, int64_t end) { kRows(args, begin, end); });
 }
 
 template <auto kRows>
 void run_backward(const SwiGluBackwardArgs& args, const Stream& stream) {
-  check_shapes(args.gate_up, args.d_h);
-  check_shapes(args.d_gate_up, args.d_h);
-  check_per_row(args.weight, args.gate_up);
-  check_per_row(args.d_weight, args.gate_up);
-  CHECK(args.d_gate_up.data != args.gate_up.data ||
-            (args.d_gate_up.dtype == args.gate_up.dtype && args.d_gate_up.stride == args.gate_up.stride),
+  check_shapes(args.gate_up.codes, args.d_h);
+  check_shapes(args.d_gate_up.codes, args.d_h);
+  check_per_row(args.weight, args.gate_up.codes);
+  check_per_row(args.d_weight, args.gate_up.codes);
+  CHECK(args.d_gate_up.codes.data != args.gate_up.codes.data || (args.d_gate_up.codes.dtype == args.gate_up.codes.dtype &&
+                                                                 args.d_gate_up.codes.stride == args.gate_up.codes.stride),
         "in place, but types or strides differ");
-  const int64_t bytes =
-      args.d_h.cols * (2 * size_of(args.gate_up.dtype) + size_of(args.d_h.dtype) + 2 * size_of(args.d_gate_up.dtype));
+  const int64_t bytes = args.d_h.cols * (2 * size_of(args.gate_up.codes.dtype) + size_of(args.d_h.dtype) +
+                                         2 * size_of(args.d_gate_up.codes.dtype));
   parallel_ranges(stream, args.d_h.rows, bytes, [&](int64_t begin, int64_t end) { kRows(args, begin, end); });
 }
 
@@ -46,9 +47,9 @@ std::string refuse_nothing(const Args&) {
 }
 template <class Args>
 std::string refuse_f64(const Args& args) {
-  bool any = args.gate_up.dtype == DType::kF64;
-  if constexpr (requires { args.h; }) any = any || args.h.dtype == DType::kF64;
-  if constexpr (requires { args.d_h; }) any = any || args.d_h.dtype == DType::kF64 || args.d_gate_up.dtype == DType::kF64;
+  bool any = args.gate_up.codes.dtype == DType::kF64;
+  if constexpr (requires { args.h.codes; }) any = any || args.h.codes.dtype == DType::kF64;
+  if constexpr (requires { args.d_h; }) any = any || args.d_h.dtype == DType::kF64 || args.d_gate_up.codes.dtype == DType::kF64;
   return any ? "F64 belongs to the reference" : "";
 }
 

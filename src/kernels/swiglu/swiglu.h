@@ -3,23 +3,28 @@
 #pragma once
 
 #include "kernels/common/registry.h"
-#include "tensor/tensor.h"
+#include "tensor/scaled_tensor.h"
 
 namespace rorqual {
 
 struct SwiGluForwardArgs {
-  Tensor gate_up;  // [rows, 2·width]: gate, then up; F32, BF16 or F64
-  Tensor weight;   // [1, rows] F32 (F64), or absent: 1
-  Tensor h;        // [rows, width]
+  ScaledTensor gate_up;      // [rows, 2·width]: gate, then up; F32, BF16 or F64; or E4M3, the cached form of it
+  Tensor weight;             // [1, rows] F32 (F64), or absent: 1
+  ScaledTensor h;            // [rows, width] F32, BF16 or F64; or E4M3, quantised from the FP32 values
+  Quantiser quantiser = {};  // of h
+  ScaledTensor cache = {};   // [rows, 2·width] E4M3: gate_up quantised, for backward (report §3.3.3); or absent
+  Quantiser cache_quantiser = {};
 };
 void swiglu_forward(const SwiGluForwardArgs& args, const Stream& stream);
 std::span<const KernelRow<SwiGluForwardArgs>> swiglu_forward_kernels();
 
 struct SwiGluBackwardArgs {
-  Tensor gate_up, weight;
-  Tensor d_h;        // [rows, width]
-  Tensor d_gate_up;  // [rows, 2·width]; may be gate_up itself
-  Tensor d_weight;   // [1, rows] F32 (F64): Σ_i d_h_i · silu(gate_i) · up_i; absent if weight is
+  ScaledTensor gate_up;
+  Tensor weight;
+  Tensor d_h;                // [rows, width]
+  ScaledTensor d_gate_up;    // [rows, 2·width]; may be gate_up itself if both are plain; or E4M3 or E5M2
+  Tensor d_weight;           // [1, rows] F32 (F64): Σ_i d_h_i · silu(gate_i) · up_i; absent if weight is
+  Quantiser quantiser = {};  // of d_gate_up
 };
 void swiglu_backward(const SwiGluBackwardArgs& args, const Stream& stream);
 std::span<const KernelRow<SwiGluBackwardArgs>> swiglu_backward_kernels();

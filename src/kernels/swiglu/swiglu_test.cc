@@ -51,7 +51,9 @@ struct Forward {
     gate_up.fill([&](int64_t r, int64_t c) { return gate_or_up(seed, r, c, width); });
     weight.fill_normal(seed + 1);
   }
-  SwiGluForwardArgs args() const { return {.gate_up = gate_up, .weight = weighted ? weight.tensor() : Tensor(), .h = h}; }
+  SwiGluForwardArgs args() const {
+    return {.gate_up = gate_up.tensor(), .weight = weighted ? weight.tensor() : Tensor(), .h = h.tensor()};
+  }
 };
 
 // The sigmoid errs by 8 units of 2^-24 (and a denormal one by 2 of the smallest number), three products by one each.
@@ -140,10 +142,10 @@ struct Backward {
     d_h.fill_normal(seed + 2);
   }
   SwiGluBackwardArgs args() const {
-    return {.gate_up = gate_up,
+    return {.gate_up = gate_up.tensor(),
             .weight = weighted ? weight.tensor() : Tensor(),
             .d_h = d_h,
-            .d_gate_up = d_gate_up,
+            .d_gate_up = d_gate_up.tensor(),
             .d_weight = weighted ? d_weight.tensor() : Tensor()};
   }
 };
@@ -277,7 +279,7 @@ TEST(SwiGlu, GradientsAreTheDerivativesOfForward) {
 TEST(SwiGlu, HandMadeRow) {
   Matrix gate_up(DType::kF64, 1, 4), h(DType::kF64, 1, 2);
   gate_up.fill([](int64_t, int64_t c) { return c == 0 ? 0 : c == 1 ? std::log(3.0) : c == 2 ? 5 : 8; });
-  swiglu_forward({.gate_up = gate_up, .weight = {}, .h = h}, one_thread());  // sigmoid(log 3) = 3/4
+  swiglu_forward({.gate_up = gate_up.tensor(), .weight = {}, .h = h.tensor()}, one_thread());  // sigmoid(log 3) = 3/4
   EXPECT_EQ(h.at(0, 0), 0);
   EXPECT_DOUBLE_EQ(h.at(0, 1), std::log(3.0) * 6);
 }

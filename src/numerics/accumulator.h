@@ -1,0 +1,22 @@
+// How products are summed: in FP32, or as Hopper's FP8 tensor cores do (report §3.3.2, §3.5.2; ISCA 2025 §3.1.1; spec 2.3).
+#pragma once
+
+#include <cstdint>
+#include <span>
+
+namespace rorqual {
+
+// A sum of products over k. fraction_bits = 0: FP32, one chain over ascending k. Otherwise each block of 32 products is aligned
+// to the largest exponent among them and the running sum, cut (toward zero) to fraction_bits fraction bits there, added
+// exactly, and kept with fraction_bits fraction bits. promote > 0 (a multiple of 32): every `promote` of K the running sum goes
+// to FP32 and is added there; with fraction_bits = 0 too, as the products with FP32 scales do every 128.
+struct Accumulator {
+  int fraction_bits = 0;  // 13 ("FP22", 1+8+13) or 14
+  int promote = 0;
+  bool operator==(const Accumulator&) const = default;
+};
+
+// Σ a[i]·b[i].
+float accumulate_products(const Accumulator& accumulator, std::span<const float> a, std::span<const float> b);
+
+}  // namespace rorqual
