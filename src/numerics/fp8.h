@@ -36,6 +36,9 @@ constexpr float decode_magnitude(uint32_t code) {
 constexpr bool is_nan(float x) {
   return x != x;
 }
+constexpr float signed_nan(bool negative) {
+  return std::bit_cast<float>(negative ? 0xffc00000u : 0x7fc00000u);
+}
 constexpr uint32_t sign_of(float x) {
   return std::bit_cast<uint32_t>(x) >> 31;
 }
@@ -64,7 +67,7 @@ struct E4M3 {
   constexpr bool is_nan() const { return (bits & 0x7f) == 0x7f; }
   constexpr explicit operator float() const {
     const float sign = (bits & 0x80) != 0 ? -1.0f : 1.0f;
-    if (is_nan()) return sign * std::bit_cast<float>(0x7fc00000u);
+    if (is_nan()) return fp8::signed_nan(sign < 0);
     return sign * fp8::decode_magnitude<3, 7>(bits & 0x7fu);
   }
   friend constexpr bool operator==(E4M3, E4M3) = default;
@@ -88,7 +91,7 @@ struct E5M2 {
   constexpr bool is_nan() const { return (bits & 0x7f) > 0x7c; }
   constexpr explicit operator float() const {
     const float sign = (bits & 0x80) != 0 ? -1.0f : 1.0f;
-    if (is_nan()) return sign * std::bit_cast<float>(0x7fc00000u);
+    if (is_nan()) return fp8::signed_nan(sign < 0);
     if ((bits & 0x7f) == 0x7c) return sign * std::bit_cast<float>(0x7f800000u);
     return sign * fp8::decode_magnitude<2, 15>(bits & 0x7fu);
   }
@@ -97,7 +100,7 @@ struct E5M2 {
 
 // The twelve-bit cache format of the attention's output (report §3.3.3; the details are ours, spec 2.1): bias 15, exponent 31
 // is NaN only, largest 65024, subnormals kept. Two values in three bytes: the first in bits 0-11, the second in bits 12-23,
-// little- endian.
+// little-endian.
 struct E5M6 {
   static constexpr float kLargest = 65024;
   uint16_t bits = 0;  // 12
@@ -114,7 +117,7 @@ struct E5M6 {
   constexpr bool is_nan() const { return ((bits >> 6) & 31) == 31; }
   constexpr explicit operator float() const {
     const float sign = (bits & 0x800) != 0 ? -1.0f : 1.0f;
-    if (is_nan()) return sign * std::bit_cast<float>(0x7fc00000u);
+    if (is_nan()) return fp8::signed_nan(sign < 0);
     return sign * fp8::decode_magnitude<6, 15>(bits & 0x7ffu);
   }
   friend constexpr bool operator==(E5M6, E5M6) = default;

@@ -6,9 +6,11 @@
 
 namespace rorqual {
 
-// kPow2: the smallest power of two with amax <= largest · scale, kept in [2^-117, 2^119]: there an E4M3 or E5M2 code times the
-// scale is a normal bf16, so that folding the scale into a bf16's exponent is exact; values beyond saturate. kFp32: amax /
-// largest, at least 2^-126.
+// kPow2: the smallest power of two with amax <= largest · scale, kept in [2^-117, 2^119]; values beyond saturate. There an E4M3
+// code times the scale is a normal bf16 (or zero), so that folding the scale into a bf16's exponent is exact. E5M2 codes
+// reach further: theirs are normal for [2^-110, 2^112], the scales of groups with 1.75·2^-96 < amax <= 1.75·2^127; below, small
+// codes become denormals (which AMX takes for zero), above, the largest code becomes infinite. kFp32: amax / largest, at least
+// 2^-126.
 enum class ScaleRule { kPow2, kFp32 };
 
 inline constexpr int kLargestScaleExponent = 119, kSmallestScaleExponent = -117;
