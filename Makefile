@@ -49,7 +49,9 @@ test-tsan: ## the tests under ThreadSanitizer
 test-peers: build ## compare with PyTorch, transformers and tokenizers, in a Python environment of their own
 	@$(setup) peers
 	@tools/setup/python_environment.sh build/peers tools/reference/requirements.txt
-	@for check in tools/reference/check_*.py; do echo "== $$check" >&2; build/peers/bin/python "$$check"; done
+	@failed=; for check in tools/reference/check_*.py; do \
+	  echo "== $$check" >&2; build/peers/bin/python "$$check" || failed+=" $$check"; \
+	done; [ -z "$$failed" ] || { echo "failed:$$failed" >&2; exit 1; }
 
 fuzz: ## run each fuzz target for FUZZ_SECONDS (30)
 	@$(setup) build fuzz

@@ -223,7 +223,7 @@ std::string in_words(const Json& report) {
   text += fmt::format("GPU        {}\n", joined(report["gpu"]["devices"]));
   text += "\nKernels per operation, best first; the first that takes a call's types and shapes runs:\n";
   for (const Json& row : report["kernels"]) {
-    text += fmt::format("  {:<18} {}", row["operation"].get<std::string>(), joined(row["kernels"]));
+    text += fmt::format("  {:<23} {}", row["operation"].get<std::string>(), joined(row["kernels"]));
     text += row["left_out"].empty() ? "\n" : fmt::format("   (not here: {})\n", joined(row["left_out"]));
   }
   text += "\n";

@@ -16,41 +16,12 @@ namespace {
 
 namespace fs = std::filesystem;
 
-constexpr const char* kRecipe = R"(
-seed = 3
-[model]
-hidden_size = 32
-intermediate_size = 48
-moe_intermediate_size = 16
-num_hidden_layers = 2
-num_attention_heads = 2
-q_lora_rank = 16
-kv_lora_rank = 16
-qk_nope_head_dim = 8
-qk_rope_head_dim = 8
-v_head_dim = 8
-n_routed_experts = 8
-n_shared_experts = 1
-num_experts_per_tok = 2
-n_group = 4
-topk_group = 2
-first_k_dense_replace = 1
-num_nextn_predict_layers = 1
-initializer_range = 0.02
-[tokenizer]
-vocab_size = 300
-[train]
-steps = 8
-sequence_length = 24
-batch_sequences = 8
-micro_batch_sequences = 1
-warmup_steps = 2
-checkpoint_steps = 3
-checkpoints_kept = 10
-heldout_steps = 4
-heldout_sequences = 4
-sample_steps = 0
-)";
+// tests/mini.toml with more micro-batches in a step, and checkpoints that stay.
+Recipe test_recipe(const std::vector<std::string>& set = {}) {
+  std::vector<std::string> all = {"train.micro_batch_sequences=1", "train.checkpoint_steps=3", "train.checkpoints_kept=10"};
+  all.insert(all.end(), set.begin(), set.end());
+  return read_recipe("tests/mini.toml", all);
+}
 
 class Folder {
  public:
@@ -85,7 +56,7 @@ TrainSummary run(const Folder& folder, const std::string& name, const RunSetting
   ThreadPool pool(s.threads);
   const Stream stream(pool);
   RunRequest request;
-  request.recipe = parse_recipe(kRecipe, "test", s.set);
+  request.recipe = test_recipe(s.set);
   request.data = {{folder / "text", 1.0}};
   request.directory = folder / name;
   request.resume = s.resume;
@@ -206,7 +177,7 @@ TEST(Trainer, RefusesWhatCannotBe) {
 }
 
 TEST(Trainer, MemoryTableIsWhatTheRunAllocates) {
-  Recipe r = parse_recipe(kRecipe, "test", {});
+  Recipe r = test_recipe();
   complete(r, 300);
   validate(r);
   const MemoryNeed need = training_memory(r);
@@ -270,7 +241,7 @@ TEST(Schedule, BatchRampAndSwitches) {
 }
 
 TEST(Recipe, PrintsAndReadsItselfBack) {
-  Recipe r = parse_recipe(kRecipe, "test", {"train.sample_prompts=[\"a \\\"b\\\"\\n\", \"ü\"]", "train.learning_rate=1.25e-3"});
+  Recipe r = test_recipe({"train.sample_prompts=[\"a \\\"b\\\"\\n\", \"ü\"]", "train.learning_rate=1.25e-3"});
   complete(r, 300);
   const Recipe again = parse_recipe(print_recipe(r), "printed", {});
   EXPECT_TRUE(recipe_differences(r, again).empty()) << fmt::format("{}", fmt::join(recipe_differences(r, again), "; "));

@@ -19,42 +19,6 @@ namespace {
 
 namespace fs = std::filesystem;
 
-constexpr const char* kRecipe = R"(
-seed = 3
-[model]
-hidden_size = 32
-intermediate_size = 48
-moe_intermediate_size = 16
-num_hidden_layers = 2
-num_attention_heads = 2
-q_lora_rank = 16
-kv_lora_rank = 16
-qk_nope_head_dim = 8
-qk_rope_head_dim = 8
-v_head_dim = 8
-n_routed_experts = 8
-n_shared_experts = 1
-num_experts_per_tok = 2
-n_group = 4
-topk_group = 2
-first_k_dense_replace = 1
-num_nextn_predict_layers = 1
-initializer_range = 0.02
-[tokenizer]
-vocab_size = 300
-[train]
-steps = 8
-sequence_length = 24
-batch_sequences = 8
-micro_batch_sequences = 2
-warmup_steps = 2
-checkpoint_steps = 1
-checkpoints_kept = 2
-heldout_steps = 4
-heldout_sequences = 4
-sample_steps = 0
-)";
-
 fs::path temporary_folder() {
   std::string folder = fs::temp_directory_path() / "rorqual_program_XXXXXX";
   CHECK(::mkdtemp(folder.data()) != nullptr);
@@ -108,7 +72,7 @@ int BackgroundProgram::wait() {
 }
 
 Workbench::Workbench() : path_(temporary_folder()) {
-  write("mini.toml", kRecipe);
+  write("mini.toml", read_file("tests/mini.toml"));
   fs::create_directory(path_ / "text");
   for (uint64_t document = 0; document < 60; ++document) {
     std::string text;

@@ -36,8 +36,8 @@ class BackgroundProgram {
 };
 
 // A folder of its own, removed with the object, that holds a corpus of about 24 kB (folder "text", 60 documents of a few
-// phrases) and "mini.toml": the recipe below with what the design has (query LoRA, groups, a shared expert, a dense layer, MTP,
-// fill-in-the-middle, EMA), 8 steps of a few milliseconds.
+// phrases) and "mini.toml", a copy of tests/mini.toml with what the design has (query LoRA, groups, a shared expert, a dense
+// layer, MTP, fill-in-the-middle, EMA), 8 steps of a few milliseconds.
 class Workbench {
  public:
   Workbench();

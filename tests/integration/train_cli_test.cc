@@ -241,11 +241,12 @@ TEST(TrainCommand, RecipesAreFoundByNameFromAnywhere) {
   }
 }
 
-// The averaged weights are updated while the next step's micro-batches run.
+// The averaged weights are updated while the next step's micro-batches run. Experts wide enough that this takes longer than
+// what lies between the optimizer and the first micro-batch, which is all fixed cost in a smaller model.
 TEST(TrainCommand, TraceShowsTheAverageBesideTheNextStep) {
   const Workbench bench;
   ASSERT_RUNS(bench.train("run",
-                          "--set model.hidden_size=256 --set model.moe_intermediate_size=128 --set train.steps=6 "
+                          "--set model.hidden_size=256 --set model.moe_intermediate_size=512 --set train.steps=6 "
                           "--set train.checkpoint_steps=100 --set train.heldout_steps=0 --trace " +
                               bench.at("trace.json")));
   struct Span {
