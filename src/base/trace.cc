@@ -2,30 +2,23 @@
 
 #include <fmt/format.h>
 
-#include <atomic>
 #include <map>
 #include <mutex>
 #include <string>
 #include <thread>
-#include <vector>
 
-#include "base/clock.h"
 #include "base/file.h"
 
 namespace rorqual {
+
+std::atomic<bool> detail::trace_on{false};
+
 namespace {
 
-struct Event {
-  const char* name;
-  double begin_s, end_s;
-  int thread;
-};
-
 struct Collector {
-  std::atomic<bool> on{false};
   std::mutex mutex;
   double start_s = 0;
-  std::vector<Event> events;
+  std::vector<TraceEvent> events;
   std::map<std::thread::id, int> threads;
   std::map<int, std::string> names;
 
@@ -37,6 +30,10 @@ Collector& collector() {
   return c;
 }
 
+constexpr std::string_view kind_name(TraceKind kind) {
+  return kind == TraceKind::kPhase ? "phase" : kind == TraceKind::kKernel ? "kernel" : "other";
+}
+
 }  // namespace
 
 void start_trace() {
@@ -44,7 +41,11 @@ void start_trace() {
   std::lock_guard lock(c.mutex);
   c.events.clear();
   c.start_s = seconds_now();
-  c.on = true;
+  detail::trace_on = true;
+}
+
+void stop_trace() {
+  detail::trace_on = false;
 }
 
 void name_trace_thread(std::string_view name) {
@@ -53,20 +54,24 @@ void name_trace_thread(std::string_view name) {
   c.names[c.thread()] = name;
 }
 
-TraceSpan::TraceSpan(const char* name) : name_(name), begin_s_(collector().on ? seconds_now() : -1) {}
-
-TraceSpan::~TraceSpan() {
-  if (begin_s_ < 0) return;
+void TraceSpan::finish() const {
   Collector& c = collector();
   const double end_s = seconds_now();
   std::lock_guard lock(c.mutex);
-  if (c.on) c.events.push_back({name_, begin_s_, end_s, c.thread()});
+  // A span that began before the trace was started anew belongs to none.
+  if (detail::trace_on && begin_s_ >= c.start_s) c.events.push_back({name_, detail_, kind_, begin_s_, end_s, c.thread()});
+}
+
+std::vector<TraceEvent> trace_events() {
+  Collector& c = collector();
+  std::lock_guard lock(c.mutex);
+  return c.events;
 }
 
 void write_trace(const std::filesystem::path& path) {
+  stop_trace();
   Collector& c = collector();
   std::lock_guard lock(c.mutex);
-  c.on = false;
   std::string out = "{\"traceEvents\":[";
   const char* separator = "\n";
   for (const auto& [thread, name] : c.names) {
@@ -74,9 +79,11 @@ void write_trace(const std::filesystem::path& path) {
                        separator, thread, name);
     separator = ",\n";
   }
-  for (const Event& e : c.events) {
-    out += fmt::format("{}{{\"ph\":\"X\",\"pid\":1,\"tid\":{},\"name\":\"{}\",\"ts\":{:.1f},\"dur\":{:.1f}}}", separator,
-                       e.thread, e.name, (e.begin_s - c.start_s) * 1e6, (e.end_s - e.begin_s) * 1e6);
+  for (const TraceEvent& e : c.events) {
+    out +=
+        fmt::format("{}{{\"ph\":\"X\",\"pid\":1,\"tid\":{},\"cat\":\"{}\",\"name\":\"{}{}{}\",\"ts\":{:.1f},\"dur\":{:.1f}}}",
+                    separator, e.thread, kind_name(e.kind), e.name, e.detail.empty() ? "" : " ", e.detail,
+                    (e.begin_s - c.start_s) * 1e6, (e.end_s - e.begin_s) * 1e6);
     separator = ",\n";
   }
   write_file_atomically(path, out + "\n]}\n");

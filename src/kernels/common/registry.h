@@ -10,6 +10,7 @@
 #include "base/cpu.h"
 #include "base/error.h"
 #include "base/threads.h"
+#include "base/trace.h"
 
 namespace rorqual {
 
@@ -31,11 +32,23 @@ const KernelRow<Args>& select_row(std::span<const KernelRow<Args>> rows, const A
   CHECK(false, "no kernel accepts these arguments");
 }
 
+// "Linear" of LinearArgs: what a trace calls the operation.
+template <class Args>
+constexpr std::string_view operation_name() {
+  std::string_view name = __PRETTY_FUNCTION__;  // "… [with Args = rorqual::LinearArgs; …]"
+  name.remove_prefix(name.find("Args = ") + 7);
+  name = name.substr(0, name.find_first_of(";]"));
+  name.remove_prefix(name.rfind(':') == name.npos ? 0 : name.rfind(':') + 1);
+  return name.ends_with("Args") ? name.substr(0, name.size() - 4) : name;
+}
+
 // Runs the row that this machine and RORQUAL_ISA allow; on a dry stream, none.
 template <class Args>
 void run_best(std::span<const KernelRow<Args>> rows, const Args& args, const Stream& stream) {
   if (stream.is_dry()) return;
-  select_row(rows, args, allowed_isa()).run(args, stream);
+  const KernelRow<Args>& row = select_row(rows, args, allowed_isa());
+  const TraceSpan span(operation_name<Args>(), row.name, TraceKind::kKernel);
+  row.run(args, stream);
 }
 
 // A row's entry in `rorqual doctor`.
