@@ -6,6 +6,7 @@
 #include "kernels/elementwise/elementwise.h"
 #include "kernels/embedding/embedding.h"
 #include "kernels/gemm/gemm.h"
+#include "kernels/quantise/quantise.h"
 #include "kernels/rmsnorm/rmsnorm.h"
 #include "kernels/rope/rope.h"
 #include "kernels/router/router.h"
@@ -23,6 +24,10 @@ std::vector<KernelSummary> all_kernels() {
   append_summaries("rmsnorm weight gradient", rmsnorm_weight_gradient_kernels(), all);
   append_summaries("swiglu forward", swiglu_forward_kernels(), all);
   append_summaries("swiglu backward", swiglu_backward_kernels(), all);
+  append_summaries("quantise", quantise_kernels(), all);
+  append_summaries("quantise dispatch", quantise_dispatch_kernels(), all);
+  append_summaries("dequantise", dequantise_kernels(), all);
+  append_summaries("requantise columns", requantise_columns_kernels(), all);
   append_summaries("rope", rope_kernels(), all);
   append_summaries("convert", convert_kernels(), all);
   append_summaries("gather rows", gather_rows_kernels(), all);

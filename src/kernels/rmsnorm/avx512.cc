@@ -4,8 +4,11 @@
 
 namespace rorqual::rmsnorm_avx512 {
 
-void forward_rows(const RmsNormForwardArgs& args, int64_t begin, int64_t end) {
-  forward_rows_of(args, begin, end);
+double inverse_rms(const void* x, DType x_type, int64_t d, double eps) {
+  return inverse_rms_of_row(x, x_type, d, eps);
+}
+void forward(const void* x, DType x_type, const void* w, double r, void* y, DType y_type, int64_t n) {
+  forward_of_row(x, x_type, static_cast<const float*>(w), static_cast<float>(r), y, y_type, n);
 }
 void input_gradient_rows(const RmsNormInputGradientArgs& args, int64_t begin, int64_t end) {
   input_gradient_rows_of(args, begin, end);

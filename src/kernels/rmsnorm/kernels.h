@@ -1,4 +1,5 @@
-// What each instruction set gives for RMSNorm: a range of rows, a block of rows. select.cc cuts the work and runs the tasks.
+// What each instruction set gives for RMSNorm: a row, a range of rows, a block of rows. select.cc cuts the work and runs the
+// tasks.
 #pragma once
 
 #include "kernels/rmsnorm/rmsnorm.h"
@@ -7,10 +8,13 @@ namespace rorqual {
 
 inline constexpr int64_t kRmsNormBlockRows = 128;  // of the weight gradient
 
-#define RORQUAL_RMSNORM_KERNELS                                                                        \
-  void forward_rows(const RmsNormForwardArgs& args, int64_t begin, int64_t end);                       \
-  void input_gradient_rows(const RmsNormInputGradientArgs& args, int64_t begin, int64_t end);          \
-  /* partial[d] = the sum over rows [begin, end), from zero, rows ascending; F32, or F64 if d_w is. */ \
+#define RORQUAL_RMSNORM_KERNELS                                                                         \
+  /* 1 / sqrt(mean(x²) + eps) of a row of d values. */                                                 \
+  double inverse_rms(const void* x, DType x_type, int64_t d, double eps);                               \
+  /* y = x · r · w over n columns of a row. */                                                        \
+  void forward(const void* x, DType x_type, const void* w, double r, void* y, DType y_type, int64_t n); \
+  void input_gradient_rows(const RmsNormInputGradientArgs& args, int64_t begin, int64_t end);           \
+  /* partial[d] = the sum over rows [begin, end), from zero, rows ascending; F32, or F64 if d_w is. */  \
   void weight_gradient_block(const RmsNormWeightGradientArgs& args, int64_t begin, int64_t end, void* partial);
 
 namespace rmsnorm_reference {

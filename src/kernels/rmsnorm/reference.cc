@@ -8,23 +8,16 @@ namespace rorqual::rmsnorm_reference {
 namespace {
 
 template <class C, class X>
-C inverse_rms(const X* x, int64_t d, double eps) {
+C inverse_rms_of(const X* x, int64_t d, double eps) {
   C squares = 0;
   for (int64_t i = 0; i < d; ++i) squares += static_cast<C>(x[i]) * static_cast<C>(x[i]);
   return C(1) / std::sqrt(squares / static_cast<C>(d) + static_cast<C>(eps));
 }
 
-template <class X, class Y>
-void forward_row(const X* x, const compute_t<X>* w, Y* y, int64_t d, double eps) {
-  using C = compute_t<X>;
-  const C r = inverse_rms<C>(x, d, eps);
-  for (int64_t i = 0; i < d; ++i) y[i] = static_cast<Y>(static_cast<C>(x[i]) * r * w[i]);
-}
-
 template <class X, class Dy, class Dx>
 void input_gradient_row(const X* x, const compute_t<X>* w, const Dy* d_y, Dx* d_x, int64_t d, double eps, bool accumulate) {
   using C = compute_t<X>;
-  const C r = inverse_rms<C>(x, d, eps);
+  const C r = inverse_rms_of<C>(x, d, eps);
   C dot = 0;
   for (int64_t i = 0; i < d; ++i) dot += static_cast<C>(x[i]) * (w[i] * static_cast<C>(d_y[i]));
   const C pull = r * r * (dot / static_cast<C>(d));
@@ -36,13 +29,22 @@ void input_gradient_row(const X* x, const compute_t<X>* w, const Dy* d_y, Dx* d_
 
 }  // namespace
 
-void forward_rows(const RmsNormForwardArgs& args, int64_t begin, int64_t end) {
-  visit_float(args.x.dtype, [&](auto x) {
-    visit_float(args.y.codes.dtype, [&](auto y) {
-      using X = decltype(x);
-      using Y = decltype(y);
-      for (int64_t t = begin; t < end; ++t)
-        forward_row(args.x.row<X>(t), args.w.ptr<compute_t<X>>(), args.y.codes.row<Y>(t), args.x.cols, args.eps);
+double inverse_rms(const void* x, DType x_type, int64_t d, double eps) {
+  return visit_float(x_type, [&](auto zero) {
+    using X = decltype(zero);
+    return static_cast<double>(inverse_rms_of<compute_t<X>>(static_cast<const X*>(x), d, eps));
+  });
+}
+
+void forward(const void* x, DType x_type, const void* w, double r, void* y, DType y_type, int64_t n) {
+  visit_float(x_type, [&](auto x_zero) {
+    visit_float(y_type, [&](auto y_zero) {
+      using X = decltype(x_zero);
+      using Y = decltype(y_zero);
+      using C = compute_t<X>;
+      for (int64_t i = 0; i < n; ++i)
+        static_cast<Y*>(y)[i] =
+            static_cast<Y>(static_cast<C>(static_cast<const X*>(x)[i]) * static_cast<C>(r) * static_cast<const C*>(w)[i]);
     });
   });
 }
@@ -74,7 +76,7 @@ void weight_gradient_block(const RmsNormWeightGradientArgs& args, int64_t begin,
       for (int64_t t = begin; t < end; ++t) {
         const X* x = args.x.row<X>(t);
         const Dy* d_y = args.d_y.row<Dy>(t);
-        const C r = inverse_rms<C>(x, d, args.eps);
+        const C r = inverse_rms_of<C>(x, d, args.eps);
         for (int64_t i = 0; i < d; ++i) sum[i] += static_cast<C>(d_y[i]) * (static_cast<C>(x[i]) * r);
       }
     });

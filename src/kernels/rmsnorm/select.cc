@@ -3,6 +3,7 @@
 #include <vector>
 
 #include "kernels/common/partition.h"
+#include "kernels/common/quantise_rows.h"
 #include "kernels/rmsnorm/kernels.h"
 
 namespace rorqual {
@@ -17,12 +18,58 @@ void check_weight(const Tensor& w, const Tensor& x) {
         dtype_name(x.dtype));
 }
 
-template <auto kRows>
+// What the forward rows of an instruction set are made of.
+struct ForwardKernels {
+  decltype(&rmsnorm_reference::inverse_rms) inverse_rms;
+  decltype(&rmsnorm_reference::forward) forward;
+  const QuantiseKernels& quantise;
+};
+constexpr ForwardKernels kForwardReference = {rmsnorm_reference::inverse_rms, rmsnorm_reference::forward, kQuantiseReference};
+constexpr ForwardKernels kForwardAvx2 = {rmsnorm_avx2::inverse_rms, rmsnorm_avx2::forward, kQuantiseReference};
+constexpr ForwardKernels kForwardAvx512 = {rmsnorm_avx512::inverse_rms, rmsnorm_avx512::forward, kQuantiseReference};
+
+constexpr int64_t kChunk = 1024;  // columns that are normalised and quantised while they lie in the first-level cache
+
+void forward_plain(const ForwardKernels& kernels, const RmsNormForwardArgs& args, const Tensor& y, int64_t begin, int64_t end) {
+  for (int64_t t = begin; t < end; ++t) {
+    const double r = kernels.inverse_rms(args.x.raw_row(t), args.x.dtype, args.x.cols, args.eps);
+    kernels.forward(args.x.raw_row(t), args.x.dtype, args.w.data, r, y.raw_row(t), y.dtype, args.x.cols);
+  }
+}
+
+void forward_quantised(const ForwardKernels& kernels, const RmsNormForwardArgs& args, int64_t bytes, const Stream& stream) {
+  check_rows_coded(args.y);
+  const QuantiseShape shape{
+      .rows = args.x.rows, .cols = args.x.cols, .source = DType::kF32, .chunk = kChunk, .bytes_per_row = bytes};
+  quantise_rows(kernels.quantise, stream, shape, args.quantiser, [&] {
+    const auto values = [&args, &kernels, r = 0.0, scratch = std::array<float, kChunk>()](int64_t t, int64_t begin,
+                                                                                          int64_t n) mutable {
+      const Tensor &x = args.x, &plain = args.y_plain;
+      if (begin == 0) r = kernels.inverse_rms(x.raw_row(t), x.dtype, x.cols, args.eps);
+      const auto run = [&](void* y, DType y_type) {
+        kernels.forward(x.raw_row(t) + bytes_of(x.dtype, begin), x.dtype,
+                        static_cast<const std::byte*>(args.w.data) + bytes_of(args.w.dtype, begin), r, y, y_type, n);
+      };
+      run(scratch.data(), DType::kF32);
+      if (plain) run(plain.raw_row(t) + bytes_of(plain.dtype, begin), plain.dtype);
+      return scratch.data();
+    };
+    return row_task(values, args.y);
+  });
+}
+
+template <const ForwardKernels& kKernels>
 void run_forward(const RmsNormForwardArgs& args, const Stream& stream) {
   check_shapes(args.x, args.y.codes);
+  if (args.y_plain) check_shapes(args.x, args.y_plain);
   check_weight(args.w, args.x);
-  parallel_ranges(stream, args.x.rows, args.x.cols * (size_of(args.x.dtype) + size_of(args.y.codes.dtype)),
-                  [&](int64_t begin, int64_t end) { kRows(args, begin, end); });
+  const int64_t bytes = row_bytes(args.x.dtype, args.x.cols) + row_bytes(args.y.dtype(), args.x.cols) +
+                        (args.y_plain ? row_bytes(args.y_plain.dtype, args.x.cols) : 0);
+  if (is_coded(args.y.dtype())) return forward_quantised(kKernels, args, bytes, stream);
+  parallel_ranges(stream, args.x.rows, bytes, [&](int64_t begin, int64_t end) {
+    forward_plain(kKernels, args, args.y.codes, begin, end);
+    if (args.y_plain) forward_plain(kKernels, args, args.y_plain, begin, end);
+  });
 }
 
 template <auto kRows>
@@ -68,6 +115,7 @@ template <class Args>
 std::string refuse_f64(const Args& args) {
   bool any = args.x.dtype == DType::kF64;
   if constexpr (requires { args.y; }) any = any || args.y.codes.dtype == DType::kF64;
+  if constexpr (requires { args.y_plain; }) any = any || args.y_plain.dtype == DType::kF64;
   if constexpr (requires { args.d_y; }) any = any || args.d_y.dtype == DType::kF64;
   if constexpr (requires { args.d_x; }) any = any || args.d_x.dtype == DType::kF64;
   return any ? "F64 belongs to the reference" : "";
@@ -77,9 +125,9 @@ std::string refuse_f64(const Args& args) {
 
 std::span<const KernelRow<RmsNormForwardArgs>> rmsnorm_forward_kernels() {
   static const std::array rows = {
-      KernelRow<RmsNormForwardArgs>{"avx512", Isa::kAvx512, refuse_f64, run_forward<rmsnorm_avx512::forward_rows>},
-      KernelRow<RmsNormForwardArgs>{"avx2", Isa::kAvx2, refuse_f64, run_forward<rmsnorm_avx2::forward_rows>},
-      KernelRow<RmsNormForwardArgs>{"reference", Isa::kReference, refuse_nothing, run_forward<rmsnorm_reference::forward_rows>},
+      KernelRow<RmsNormForwardArgs>{"avx512", Isa::kAvx512, refuse_f64, run_forward<kForwardAvx512>},
+      KernelRow<RmsNormForwardArgs>{"avx2", Isa::kAvx2, refuse_f64, run_forward<kForwardAvx2>},
+      KernelRow<RmsNormForwardArgs>{"reference", Isa::kReference, refuse_nothing, run_forward<kForwardReference>},
   };
   return rows;
 }

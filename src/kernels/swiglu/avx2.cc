@@ -4,11 +4,12 @@
 
 namespace rorqual::swiglu_avx2 {
 
-void forward_rows(const SwiGluForwardArgs& args, int64_t begin, int64_t end) {
-  forward_rows_of(args, begin, end);
+void forward(const void* gate, const void* up, DType x_type, double weight, void* h, DType h_type, int64_t n) {
+  forward_of_row(gate, up, x_type, static_cast<float>(weight), h, h_type, n);
 }
-void backward_rows(const SwiGluBackwardArgs& args, int64_t begin, int64_t end) {
-  backward_rows_of(args, begin, end);
+double backward(const void* gate_up, DType x_type, double weight, const void* d_h, DType d_h_type, void* d_gate_up,
+                DType d_type, int64_t width) {
+  return backward_of_row(gate_up, x_type, static_cast<float>(weight), d_h, d_h_type, d_gate_up, d_type, width);
 }
 
 }  // namespace rorqual::swiglu_avx2

@@ -1,13 +1,16 @@
-// What each instruction set gives for SwiGLU: a range of rows. select.cc cuts the work and runs the tasks.
+// What each instruction set gives for SwiGLU: a row. select.cc cuts the work and runs the tasks.
 #pragma once
 
 #include "kernels/swiglu/swiglu.h"
 
 namespace rorqual {
 
-#define RORQUAL_SWIGLU_KERNELS                                                  \
-  void forward_rows(const SwiGluForwardArgs& args, int64_t begin, int64_t end); \
-  void backward_rows(const SwiGluBackwardArgs& args, int64_t begin, int64_t end);
+#define RORQUAL_SWIGLU_KERNELS                                                                                        \
+  /* h = silu(gate) · up · weight over n columns of a row; gate and up are of one type. */                          \
+  void forward(const void* gate, const void* up, DType x_type, double weight, void* h, DType h_type, int64_t n);      \
+  /* A row of both halves; returns Σ d_h · silu(gate) · up. d_gate_up may be gate_up. */                           \
+  double backward(const void* gate_up, DType x_type, double weight, const void* d_h, DType d_h_type, void* d_gate_up, \
+                  DType d_type, int64_t width);
 
 namespace swiglu_reference {
 RORQUAL_SWIGLU_KERNELS

@@ -19,10 +19,10 @@ Sigmoid<C> sigmoid(C x) {
 }
 
 template <class X, class Y>
-void forward_row(const X* gate_up, compute_t<X> weight, Y* h, int64_t width) {
+void forward_row(const X* gates, const X* ups, compute_t<X> weight, Y* h, int64_t n) {
   using C = compute_t<X>;
-  for (int64_t i = 0; i < width; ++i) {
-    const C gate = static_cast<C>(gate_up[i]), up = static_cast<C>(gate_up[width + i]);
+  for (int64_t i = 0; i < n; ++i) {
+    const C gate = static_cast<C>(gates[i]), up = static_cast<C>(ups[i]);
     h[i] = static_cast<Y>(gate * sigmoid(gate).value * up * weight);
   }
 }
@@ -47,36 +47,29 @@ compute_t<X> backward_row(const X* gate_up, compute_t<X> weight, const Dh* d_h, 
 
 }  // namespace
 
-void forward_rows(const SwiGluForwardArgs& args, int64_t begin, int64_t end) {
-  visit_float(args.gate_up.codes.dtype, [&](auto x_zero) {
-    visit_float(args.h.codes.dtype, [&](auto h_zero) {
+void forward(const void* gate, const void* up, DType x_type, double weight, void* h, DType h_type, int64_t n) {
+  visit_float(x_type, [&](auto x_zero) {
+    visit_float(h_type, [&](auto h_zero) {
       using X = decltype(x_zero);
-      using Y = decltype(h_zero);
-      using C = compute_t<X>;
-      for (int64_t t = begin; t < end; ++t)
-        forward_row(args.gate_up.codes.row<X>(t), args.weight ? args.weight.ptr<C>()[t] : C(1), args.h.codes.row<Y>(t),
-                    args.h.codes.cols);
+      forward_row(static_cast<const X*>(gate), static_cast<const X*>(up), static_cast<compute_t<X>>(weight),
+                  static_cast<decltype(h_zero)*>(h), n);
     });
   });
 }
 
-void backward_rows(const SwiGluBackwardArgs& args, int64_t begin, int64_t end) {
-  visit_float(args.gate_up.codes.dtype, [&](auto x_zero) {
-    visit_float(args.d_h.dtype, [&](auto d_h_zero) {
-      visit_float(args.d_gate_up.codes.dtype, [&](auto dx_zero) {
+double backward(const void* gate_up, DType x_type, double weight, const void* d_h, DType d_h_type, void* d_gate_up,
+                DType d_type, int64_t width) {
+  double d_weight = 0;
+  visit_float(x_type, [&](auto x_zero) {
+    visit_float(d_h_type, [&](auto d_h_zero) {
+      visit_float(d_type, [&](auto d_zero) {
         using X = decltype(x_zero);
-        using Dh = decltype(d_h_zero);
-        using Dx = decltype(dx_zero);
-        using C = compute_t<X>;
-        for (int64_t t = begin; t < end; ++t) {
-          const C weight = args.weight ? args.weight.ptr<C>()[t] : C(1);
-          const C d_weight = backward_row(args.gate_up.codes.row<X>(t), weight, args.d_h.row<Dh>(t),
-                                          args.d_gate_up.codes.row<Dx>(t), args.d_h.cols);
-          if (args.d_weight) args.d_weight.ptr<C>()[t] = d_weight;
-        }
+        d_weight = backward_row(static_cast<const X*>(gate_up), static_cast<compute_t<X>>(weight),
+                                static_cast<const decltype(d_h_zero)*>(d_h), static_cast<decltype(d_zero)*>(d_gate_up), width);
       });
     });
   });
+  return d_weight;
 }
 
 }  // namespace rorqual::swiglu_reference

@@ -2,6 +2,7 @@
 #include <array>
 
 #include "kernels/common/partition.h"
+#include "kernels/common/quantise_rows.h"
 #include "kernels/swiglu/kernels.h"
 
 namespace rorqual {
@@ -18,27 +19,151 @@ void check_per_row(const Tensor& weight, const Tensor& gate_up) {
         dtype_name(gate_up.dtype));
 }
 
-template <auto kRows>
-void run_forward(const SwiGluForwardArgs& args, const Stream& stream) {
-  check_shapes(args.gate_up.codes, args.h.codes);
-  check_per_row(args.weight, args.gate_up.codes);
-  parallel_ranges(stream, args.h.codes.rows,
-                  args.h.codes.cols * (2 * size_of(args.gate_up.codes.dtype) + size_of(args.h.codes.dtype)),
-                  [&](int64_t begin, int64_t end) { kRows(args, begin, end); });
+// What the rows of an instruction set are made of.
+struct Kernels {
+  decltype(&swiglu_reference::forward) forward;
+  decltype(&swiglu_reference::backward) backward;
+  const QuantiseKernels& quantise;
+};
+constexpr Kernels kReference = {swiglu_reference::forward, swiglu_reference::backward, kQuantiseReference};
+constexpr Kernels kAvx2 = {swiglu_avx2::forward, swiglu_avx2::backward, kQuantiseReference};
+constexpr Kernels kAvx512 = {swiglu_avx512::forward, swiglu_avx512::backward, kQuantiseReference};
+
+constexpr int64_t kChunk = 1024;  // columns of h that are computed and quantised while they lie in the first-level cache
+
+double weight_of(const Tensor& weight, int64_t t) {
+  if (!weight) return 1;
+  return weight.dtype == DType::kF64 ? weight.ptr<double>()[t] : weight.ptr<float>()[t];
 }
 
-template <auto kRows>
+void check_coded(const ScaledTensor& x) {
+  if (is_coded(x.dtype())) check_rows_coded(x);
+}
+
+// Columns of h of one row; gate_up is decoded first if it is coded.
+struct ForwardRow {
+  const Kernels& kernels;
+  const SwiGluForwardArgs& args;
+  std::array<float, kChunk + kScaleGroup> gate = {}, up = {}, scratch = {};
+
+  void compute(int64_t t, int64_t begin, int64_t n, void* h, DType h_type) {
+    const ScaledTensor& x = args.gate_up;
+    const int64_t width = args.h.cols();
+    const double weight = weight_of(args.weight, t);
+    if (is_coded(x.dtype())) {
+      const float* g = decoded(kernels.quantise, x, t, begin, n, gate.data());
+      const float* u = decoded(kernels.quantise, x, t, width + begin, n, up.data());
+      return kernels.forward(g, u, DType::kF32, weight, h, h_type, n);
+    }
+    const std::byte* row = x.codes.raw_row(t);
+    kernels.forward(row + bytes_of(x.dtype(), begin), row + bytes_of(x.dtype(), width + begin), x.dtype(), weight, h, h_type,
+                    n);
+  }
+  const void* operator()(int64_t t, int64_t begin, int64_t n) {
+    compute(t, begin, n, scratch.data(), DType::kF32);
+    return scratch.data();
+  }
+};
+
+void check_forward(const SwiGluForwardArgs& args) {
+  const ScaledTensor &x = args.gate_up, &cache = args.cache;
+  check_shapes(x.codes, args.h.codes);
+  check_per_row(args.weight, x.codes);
+  check_coded(x);
+  check_coded(args.h);
+  if (!cache) return;
+  check_shapes(cache.codes, args.h.codes);
+  check_rows_coded(cache);
+  CHECK(!is_coded(x.dtype()), "a cache of gate_up, which is one already");
+}
+
+template <const Kernels& kKernels>
+void run_forward(const SwiGluForwardArgs& args, const Stream& stream) {
+  check_forward(args);
+  const int64_t rows = args.h.rows(), width = args.h.cols();
+  const bool code_h = is_coded(args.h.dtype()), code_cache = static_cast<bool>(args.cache);
+  const int64_t bytes = row_bytes(args.gate_up.dtype(), 2 * width) + row_bytes(args.h.dtype(), width) +
+                        (code_cache ? row_bytes(args.cache.dtype(), 2 * width) : 0);
+  const auto make_h = [&] { return row_task(ForwardRow{kKernels, args}, args.h); };
+  const auto make_cache = [&] {
+    const auto values = [&](int64_t t, int64_t, int64_t) -> const void* { return args.gate_up.codes.raw_row(t); };
+    return row_task(values, args.cache);
+  };
+  const QuantiseShape shape_h{
+      .rows = code_h ? rows : 0, .cols = width, .source = DType::kF32, .chunk = kChunk, .bytes_per_row = bytes};
+  const QuantiseShape shape_cache{
+      .rows = code_cache ? rows : 0, .cols = 2 * width, .source = args.gate_up.dtype(), .bytes_per_row = bytes};
+  const QuantiseCall h(kKernels.quantise, stream, shape_h, args.quantiser, make_h);
+  const QuantiseCall cache(kKernels.quantise, stream, shape_cache, args.cache_quantiser, make_cache);
+  if (width == 0) return;
+  parallel_ranges(
+      stream, rows, bytes,
+      [&](int64_t begin, int64_t end) {
+        if (code_h) {
+          h.range(begin, end);
+        } else {
+          ForwardRow row{kKernels, args};
+          for (int64_t t = begin; t < end; ++t)
+            for (int64_t c = 0; c < width; c += kChunk)
+              row.compute(t, c, std::min(kChunk, width - c), args.h.codes.raw_row(t) + bytes_of(args.h.dtype(), c),
+                          args.h.dtype());
+        }
+        if (code_cache) cache.range(begin, end);
+      },
+      std::max(code_h ? h.granule() : 1, code_cache ? cache.granule() : 1));
+}
+
+// One row of d_gate_up, and its d_weight.
+struct BackwardRow {
+  const Kernels& kernels;
+  const SwiGluBackwardArgs& args;
+
+  void compute(int64_t t, void* d_gate_up, DType d_type) const {
+    const ScaledTensor& x = args.gate_up;
+    const int64_t width = args.d_h.cols;
+    const void* row = x.codes.raw_row(t);
+    DType type = x.dtype();
+    if (is_coded(type)) {
+      auto* scratch = static_cast<float*>(thread_scratch(0, 2 * width * static_cast<int64_t>(sizeof(float))));
+      row = decoded(kernels.quantise, x, t, 0, 2 * width, scratch);
+      type = DType::kF32;
+    }
+    const double d_weight =
+        kernels.backward(row, type, weight_of(args.weight, t), args.d_h.raw_row(t), args.d_h.dtype, d_gate_up, d_type, width);
+    if (!args.d_weight) return;
+    if (args.d_weight.dtype == DType::kF64)
+      args.d_weight.ptr<double>()[t] = d_weight;
+    else
+      args.d_weight.ptr<float>()[t] = static_cast<float>(d_weight);
+  }
+  const void* operator()(int64_t t, int64_t, int64_t n) const {
+    void* scratch = thread_scratch(1, n * static_cast<int64_t>(sizeof(float)));
+    compute(t, scratch, DType::kF32);
+    return scratch;
+  }
+};
+
+template <const Kernels& kKernels>
 void run_backward(const SwiGluBackwardArgs& args, const Stream& stream) {
-  check_shapes(args.gate_up.codes, args.d_h);
-  check_shapes(args.d_gate_up.codes, args.d_h);
-  check_per_row(args.weight, args.gate_up.codes);
-  check_per_row(args.d_weight, args.gate_up.codes);
-  CHECK(args.d_gate_up.codes.data != args.gate_up.codes.data || (args.d_gate_up.codes.dtype == args.gate_up.codes.dtype &&
-                                                                 args.d_gate_up.codes.stride == args.gate_up.codes.stride),
-        "in place, but types or strides differ");
-  const int64_t bytes = args.d_h.cols * (2 * size_of(args.gate_up.codes.dtype) + size_of(args.d_h.dtype) +
-                                         2 * size_of(args.d_gate_up.codes.dtype));
-  parallel_ranges(stream, args.d_h.rows, bytes, [&](int64_t begin, int64_t end) { kRows(args, begin, end); });
+  const Tensor &x = args.gate_up.codes, &d_x = args.d_gate_up.codes;
+  check_shapes(x, args.d_h);
+  check_shapes(d_x, args.d_h);
+  check_per_row(args.weight, x);
+  check_per_row(args.d_weight, x);
+  check_coded(args.gate_up);
+  check_coded(args.d_gate_up);
+  CHECK(d_x.data != x.data || x.rows == 0 || (d_x.dtype == x.dtype && d_x.stride == x.stride && !is_coded(x.dtype)),
+        "in place, but types or strides differ, or codes");
+  const int64_t bytes = row_bytes(x.dtype, x.cols) + row_bytes(args.d_h.dtype, args.d_h.cols) + row_bytes(d_x.dtype, x.cols);
+  if (is_coded(d_x.dtype)) {
+    const QuantiseShape shape{.rows = x.rows, .cols = x.cols, .source = DType::kF32, .bytes_per_row = bytes};
+    return quantise_rows(kKernels.quantise, stream, shape, args.quantiser, [&] {
+      return row_task(BackwardRow{kKernels, args}, args.d_gate_up);
+    });
+  }
+  parallel_ranges(stream, x.rows, bytes, [&](int64_t begin, int64_t end) {
+    for (int64_t t = begin; t < end; ++t) BackwardRow{kKernels, args}.compute(t, d_x.raw_row(t), d_x.dtype);
+  });
 }
 
 template <class Args>
@@ -57,19 +182,18 @@ std::string refuse_f64(const Args& args) {
 
 std::span<const KernelRow<SwiGluForwardArgs>> swiglu_forward_kernels() {
   static const std::array rows = {
-      KernelRow<SwiGluForwardArgs>{"avx512", Isa::kAvx512, refuse_f64, run_forward<swiglu_avx512::forward_rows>},
-      KernelRow<SwiGluForwardArgs>{"avx2", Isa::kAvx2, refuse_f64, run_forward<swiglu_avx2::forward_rows>},
-      KernelRow<SwiGluForwardArgs>{"reference", Isa::kReference, refuse_nothing, run_forward<swiglu_reference::forward_rows>},
+      KernelRow<SwiGluForwardArgs>{"avx512", Isa::kAvx512, refuse_f64, run_forward<kAvx512>},
+      KernelRow<SwiGluForwardArgs>{"avx2", Isa::kAvx2, refuse_f64, run_forward<kAvx2>},
+      KernelRow<SwiGluForwardArgs>{"reference", Isa::kReference, refuse_nothing, run_forward<kReference>},
   };
   return rows;
 }
 
 std::span<const KernelRow<SwiGluBackwardArgs>> swiglu_backward_kernels() {
   static const std::array rows = {
-      KernelRow<SwiGluBackwardArgs>{"avx512", Isa::kAvx512, refuse_f64, run_backward<swiglu_avx512::backward_rows>},
-      KernelRow<SwiGluBackwardArgs>{"avx2", Isa::kAvx2, refuse_f64, run_backward<swiglu_avx2::backward_rows>},
-      KernelRow<SwiGluBackwardArgs>{"reference", Isa::kReference, refuse_nothing,
-                                    run_backward<swiglu_reference::backward_rows>},
+      KernelRow<SwiGluBackwardArgs>{"avx512", Isa::kAvx512, refuse_f64, run_backward<kAvx512>},
+      KernelRow<SwiGluBackwardArgs>{"avx2", Isa::kAvx2, refuse_f64, run_backward<kAvx2>},
+      KernelRow<SwiGluBackwardArgs>{"reference", Isa::kReference, refuse_nothing, run_backward<kReference>},
   };
   return rows;
 }
