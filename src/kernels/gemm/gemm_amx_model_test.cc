@@ -37,7 +37,8 @@ constexpr Size kSizes[] = {{1, 1, 1},     {1, 16, 32},    {2, 17, 33},   {15, 31
                            {130, 40, 48}, {150, 33, 129}, {64, 64, 128}, {5, 16, 0}};
 
 LinearBlock block_of(const Tensor& a, const PackedWeight& b, const Tensor& c, bool accumulate) {
-  return {a.data, a.stride, b.data, panel_elements(b.k), c.data, c.stride, a.rows, b.n, b.k, DType::kBF16, c.dtype, accumulate};
+  return {a.data,       a.stride, b.data,    panel_elements(b.dtype, b.k), c.data, c.stride, a.rows, b.n, b.k,
+          DType::kBF16, c.dtype,  accumulate};
 }
 
 TEST(AmxModel, LinearAgreesWithExactSums) {

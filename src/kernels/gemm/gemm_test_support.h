@@ -32,6 +32,13 @@ class Matrix {
       : bytes_(static_cast<size_t>((rows * (cols + gap) + 2 * kGuard) * size_of(dtype)), std::byte{0xff}) {
     tensor_ = Tensor(bytes_.data() + kGuard * size_of(dtype), dtype, rows, cols, cols + gap);
   }
+  Matrix(Matrix&&) = default;  // the elements stay where they are
+  Matrix copy() const {
+    Matrix out(tensor_.dtype, tensor_.rows, tensor_.cols, tensor_.stride - tensor_.cols);
+    out.bytes_ = bytes_;
+    out.tensor_.data = out.bytes_.data() + kGuard * size_of(tensor_.dtype);
+    return out;
+  }
   const Tensor& tensor() const { return tensor_; }
 
   // Values of [-1, 1), a function of (seed, position).

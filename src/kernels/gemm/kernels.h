@@ -8,6 +8,8 @@ namespace rorqual::gemm {
 
 void linear_reference(const LinearBlock& block);
 void gradient_reference(const GradientBlock& block);
+void linear_reference_fp8(const LinearBlock& block);
+void gradient_reference_fp8(const GradientBlock& block);
 
 void linear_avx512_f32(const LinearBlock& block);
 void linear_avx512_bf16(const LinearBlock& block);

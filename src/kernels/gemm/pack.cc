@@ -5,8 +5,10 @@
 #include <vector>
 
 #include "base/cpu.h"
+#include "kernels/gemm/check.h"
 #include "kernels/gemm/gemm.h"
 #include "kernels/gemm/kernels.h"
+#include "kernels/gemm/pack_fp8.h"
 
 namespace rorqual {
 namespace {
@@ -23,9 +25,9 @@ constexpr int64_t kElementsPerTask = 1 << 16;
 template <class To, class From>
 void pack_panel(const PackWeightArgs& args, bool transposed, int64_t panel) {
   const PackedWeight& w = transposed ? args.transposed : args.packed;
-  To* out = static_cast<To*>(w.data) + panel * gemm::panel_elements(w.k);
+  To* out = static_cast<To*>(w.data) + panel * gemm::panel_elements(w.dtype, w.k);
   const int64_t n0 = panel * 16, width = std::min<int64_t>(16, w.n - n0);
-  if (width < 16 || w.k % 2 != 0) std::fill_n(out, gemm::panel_elements(w.k), To{});
+  if (width < 16 || w.k % 2 != 0) std::fill_n(out, gemm::panel_elements(w.dtype, w.k), To{});
   const auto* source = static_cast<const From*>(args.source.data);
   const int64_t stride = args.source.stride;
   int64_t begin = 0;  // the steps before are packed
@@ -45,17 +47,11 @@ void pack_panel(const PackWeightArgs& args, bool transposed, int64_t panel) {
   }
 }
 
-void check(const PackedWeight& w, int64_t n, int64_t k) {
-  CHECK(w.n == n && w.k == k, "pack_weights: [{}, {}] into n = {}, k = {}", n, k, w.n, w.k);
-  CHECK(reinterpret_cast<uintptr_t>(w.data) % 64 == 0, "pack_weights: packed data not aligned to 64 bytes");
-}
-
 void add_tasks(const PackWeightArgs& args, bool transposed, std::vector<PackTask>& tasks) {
   const PackedWeight& w = transposed ? args.transposed : args.packed;
   if (!w) return;
-  check(w, transposed ? args.source.cols : args.source.rows, transposed ? args.source.rows : args.source.cols);
   const int64_t panels = (w.n + 15) / 16;
-  const int64_t step = std::max<int64_t>(1, kElementsPerTask / std::max<int64_t>(1, gemm::panel_elements(w.k)));
+  const int64_t step = std::max<int64_t>(1, kElementsPerTask / std::max<int64_t>(1, gemm::panel_elements(w.dtype, w.k)));
   for (int64_t p = 0; p < panels; p += step) tasks.push_back({&args, transposed, p, std::min(p + step, panels)});
 }
 
@@ -63,7 +59,13 @@ void add_tasks(const PackWeightArgs& args, bool transposed, std::vector<PackTask
 
 void pack_weights(std::span<const PackWeightArgs> list, const Stream& stream) {
   std::vector<PackTask> tasks;
+  std::vector<const PackWeightArgs*> fp8;
   for (const PackWeightArgs& args : list) {
+    gemm::check(args);
+    if ((args.packed ? args.packed : args.transposed).dtype == DType::kE4M3) {
+      fp8.push_back(&args);
+      continue;
+    }
     add_tasks(args, false, tasks);
     add_tasks(args, true, tasks);
   }
@@ -77,6 +79,7 @@ void pack_weights(std::span<const PackWeightArgs> list, const Stream& stream) {
       });
     });
   });
+  gemm::pack_fp8(fp8, stream);
 }
 
 }  // namespace rorqual

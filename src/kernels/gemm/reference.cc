@@ -52,6 +52,7 @@ void gradient(const GradientBlock& x) {
 }  // namespace
 
 void linear_reference(const LinearBlock& block) {
+  if (size_of(block.operands) == 1) return linear_reference_fp8(block);
   if (block.operands == DType::kF64) return linear<double, double>(block);
   if (block.operands == DType::kF32) return linear<float, float>(block);
   if (block.out == DType::kF32) return linear<Bf16, float>(block);
@@ -59,6 +60,7 @@ void linear_reference(const LinearBlock& block) {
 }
 
 void gradient_reference(const GradientBlock& block) {
+  if (size_of(block.operands) == 1) return gradient_reference_fp8(block);
   if (block.operands == DType::kF64) return gradient<double>(block);
   if (block.operands == DType::kF32) return gradient<float>(block);
   gradient<Bf16>(block);

@@ -1,15 +1,21 @@
-// The tables of kernels, the checks of arguments and the parallel loop over blocks.
+// The tables of kernels and the parallel loop over blocks.
 #include <vector>
 
+#include "kernels/gemm/check.h"
 #include "kernels/gemm/gemm.h"
 #include "kernels/gemm/kernels.h"
 #include "kernels/gemm/partition.h"
+#include "kernels/gemm/quantise_pack.h"
 
 namespace rorqual {
 namespace gemm {
 
 PackPanel pack_panel_of(Isa isa) {
   return isa >= Isa::kAvx512 ? pack_panel_avx512 : nullptr;
+}
+
+QuantiseKernels quantise_kernels_of(Isa) {
+  return {block_amax_reference, quantise_pack_reference};
 }
 
 PeakLoop peak_loop_of(Isa isa, DType operands) {
@@ -22,49 +28,21 @@ PeakLoop peak_loop_of(Isa isa, DType operands) {
 
 namespace {
 
+using gemm::BlockScales;
 using gemm::GradientBlock;
 using gemm::LinearBlock;
-
-void check(const LinearArgs& args) {
-  if (args.problems.empty()) return;
-  const LinearProblem& first = args.problems.front();
-  const DType operands = first.a.dtype(), out = first.c.dtype;
-  CHECK(operands == DType::kF64 || operands == DType::kF32 || operands == DType::kBF16, "linear: operands are {}",
-        dtype_name(operands));
-  CHECK(out == operands || (operands == DType::kBF16 && out == DType::kF32), "linear: {} operands into {}",
-        dtype_name(operands), dtype_name(out));
-  for (const LinearProblem& p : args.problems) {
-    CHECK(p.a.dtype() == operands && p.b.dtype == operands && p.c.dtype == out,
-          "linear: {} · {} into {}, the first is {} into {}", dtype_name(p.a.dtype()), dtype_name(p.b.dtype),
-          dtype_name(p.c.dtype), dtype_name(operands), dtype_name(out));
-    CHECK(p.a.cols() == p.b.k && p.c.rows == p.a.rows() && p.c.cols == p.b.n, "linear: [{}, {}] · [{}, {}]ᵀ into [{}, {}]",
-          p.a.rows(), p.a.cols(), p.b.n, p.b.k, p.c.rows, p.c.cols);
-    CHECK(reinterpret_cast<uintptr_t>(p.b.data) % 64 == 0, "linear: packed weight not aligned to 64 bytes");
-  }
-}
-
-void check(const WeightGradientArgs& args) {
-  if (args.problems.empty()) return;
-  const DType operands = args.problems.front().a.dtype();
-  CHECK(operands == DType::kF64 || operands == DType::kF32 || operands == DType::kBF16, "weight_gradient: operands are {}",
-        dtype_name(operands));
-  const DType out = operands == DType::kF64 ? DType::kF64 : DType::kF32;
-  for (const WeightGradientProblem& p : args.problems) {
-    CHECK(p.a.dtype() == operands && p.b.dtype() == operands && p.c.dtype == out, "weight_gradient: {}ᵀ · {} into {}",
-          dtype_name(p.a.dtype()), dtype_name(p.b.dtype()), dtype_name(p.c.dtype));
-    CHECK(p.a.rows() == p.b.rows() && p.c.rows == p.a.cols() && p.c.cols == p.b.cols() && p.c.contiguous(),
-          "weight_gradient: [{}, {}]ᵀ · [{}, {}] into [{}, {}], stride {}", p.a.rows(), p.a.cols(), p.b.rows(), p.b.cols(),
-          p.c.rows, p.c.cols, p.c.stride);
-  }
-}
 
 const std::byte* at(const Tensor& t, int64_t row, int64_t col) {
   return t.raw_row(row) + col * size_of(t.dtype);
 }
 
-LinearBlock block_of(const LinearProblem& p, const GemmTask& t, bool accumulate) {
+BlockScales scales_of(const ScaledTensor& t, int64_t row, int64_t col) {
+  return {static_cast<const float*>(t.scales.data) + row * t.scales.stride + col, t.scales.stride};
+}
+
+LinearBlock block_of(const LinearArgs& args, const LinearProblem& p, const GemmTask& t) {
   const Tensor c = p.c.row_range(t.row_begin, t.row_end - t.row_begin).col_range(t.col_begin, t.col_end - t.col_begin);
-  const int64_t panel_stride = gemm::panel_elements(p.b.k);
+  const int64_t panel_stride = gemm::panel_elements(p.b.dtype, p.b.k);
   const auto* b = static_cast<const std::byte*>(p.b.data) + t.col_begin / 16 * panel_stride * size_of(p.b.dtype);
   return {.a = at(p.a.codes, t.row_begin, 0),
           .a_stride = p.a.codes.stride,
@@ -77,10 +55,15 @@ LinearBlock block_of(const LinearProblem& p, const GemmTask& t, bool accumulate)
           .depth = p.b.k,
           .operands = p.a.dtype(),
           .out = c.dtype,
-          .accumulate = accumulate};
+          .accumulate = args.accumulate,
+          .a_scales = scales_of(p.a, t.row_begin, 0),
+          .b_scales = {p.b.scale, scale_groups(p.b.k)},
+          .col_begin = t.col_begin,
+          .rule = args.scales,
+          .accumulator = args.accumulator};
 }
 
-GradientBlock block_of(const WeightGradientProblem& p, const GemmTask& t) {
+GradientBlock block_of(const WeightGradientArgs& args, const WeightGradientProblem& p, const GemmTask& t) {
   const Tensor c = p.c.row_range(t.row_begin, t.row_end - t.row_begin).col_range(t.col_begin, t.col_end - t.col_begin);
   return {.a = at(p.a.codes, 0, t.row_begin),
           .a_stride = p.a.codes.stride,
@@ -91,7 +74,11 @@ GradientBlock block_of(const WeightGradientProblem& p, const GemmTask& t) {
           .rows = c.rows,
           .cols = c.cols,
           .depth = p.a.rows(),
-          .operands = p.a.dtype()};
+          .operands = p.a.dtype(),
+          .a_scales = scales_of(p.a, 0, t.row_begin),
+          .b_scales = scales_of(p.b, 0, t.col_begin),
+          .rule = args.scales,
+          .accumulator = args.accumulator};
 }
 
 // Cuts a call into blocks and computes each with `kernel`.
@@ -101,7 +88,7 @@ void run_blocks(const LinearArgs& args, const Stream& stream, const GemmTile& ti
   const std::vector<GemmTask> tasks = partition_gemm(shapes, tile);
   stream.parallel(static_cast<int64_t>(tasks.size()), [&](int64_t i) {
     const GemmTask& task = tasks[static_cast<size_t>(i)];
-    kernel(block_of(args.problems[static_cast<size_t>(task.problem)], task, args.accumulate));
+    kernel(block_of(args, args.problems[static_cast<size_t>(task.problem)], task));
   });
 }
 
@@ -113,7 +100,7 @@ void run_blocks(const WeightGradientArgs& args, const Stream& stream, const Gemm
   const std::vector<GemmTask> tasks = partition_gemm(shapes, tile);
   stream.parallel(static_cast<int64_t>(tasks.size()), [&](int64_t i) {
     const GemmTask& task = tasks[static_cast<size_t>(i)];
-    kernel(block_of(args.problems[static_cast<size_t>(task.problem)], task));
+    kernel(block_of(args, args.problems[static_cast<size_t>(task.problem)], task));
   });
 }
 
@@ -177,12 +164,12 @@ std::span<const KernelRow<WeightGradientArgs>> weight_gradient_kernels() {
 }
 
 void linear(const LinearArgs& args, const Stream& stream) {
-  check(args);
+  gemm::check(args);
   run_best(linear_kernels(), args, stream);
 }
 
 void weight_gradient(const WeightGradientArgs& args, const Stream& stream) {
-  check(args);
+  gemm::check(args);
   run_best(weight_gradient_kernels(), args, stream);
 }
 
