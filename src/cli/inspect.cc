@@ -112,7 +112,8 @@ Inspection inspect_safetensors(const fs::path& path) {
 }
 
 Inspection inspect_shard(const fs::path& path) {
-  const ShardInfo s = describe_shard(path);
+  const ShardReader shard(path, true);
+  const ShardInfo& s = shard.info();
   Inspection found;
   found.facts = {{"kind", "shard"},
                  {"path", path.string()},

@@ -3,6 +3,7 @@
 
 #include <zstd.h>
 
+#include <ctime>
 #include <functional>
 #include <nlohmann/json.hpp>
 #include <string>
@@ -34,6 +35,16 @@ inline const Tokenizer& deepseek() {
       deepseek_json(), read_file(std::string(kGoldenFolder) + "deepseek_v3_tokenizer_config.json"), "deepseek");
   return tokenizer;
 }
+
+// For bounds on time: the process's own, whatever else the machine does. Sanitizers make it several times longer.
+inline double cpu_seconds() {
+  return static_cast<double>(std::clock()) / CLOCKS_PER_SEC;
+}
+#if defined(__SANITIZE_ADDRESS__) || defined(__SANITIZE_THREAD__)
+inline constexpr double kSlowdown = 20;
+#else
+inline constexpr double kSlowdown = 1;
+#endif
 
 // Draws for tests: draw number `index` of case `index_of_case`.
 class Draws {

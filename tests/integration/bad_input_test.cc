@@ -217,6 +217,10 @@ TEST_F(BadInput, Places) {
   refuse("export " + at("nothing") + " --to " + at("refused"), 1, {"nothing"});
   refuse("inspect " + at("nothing") + " --json", 1, {"nothing"});
   refuse("inspect " + at("text") + " --json", 1, {"config.json", "checkpoints"});
+  std::string shard = read_file(bench_ / "run/data/0-train-00000.rqs");
+  shard[shard.size() / 2] = static_cast<char>(shard[shard.size() / 2] ^ 1);
+  bench_.write("flipped.rqs", shard);
+  refuse("inspect " + at("flipped.rqs") + " --json", 1, {"flipped.rqs is damaged", "does not match its checksum"});
   refuse("inspect " + at("run/metrics.jsonl") + " --json", 1, {"metrics.jsonl", ".safetensors"});
   refuse("report " + at("text"), 1, {"text", "run directory"});
   refuse("report " + at("run") + " --out " + at("nowhere/page.html"), 1, {"nowhere/page.html"});
