@@ -61,7 +61,7 @@ struct QuantiseKernels {
   void (*columns)(const ColumnBlock& block, const uint32_t* own, const uint32_t* used);
 };
 
-extern const QuantiseKernels kQuantiseReference;
+extern const QuantiseKernels kQuantiseReference, kQuantiseAvx2, kQuantiseAvx512;
 
 // What a value's magnitude must exceed to count as saturated: the format's largest times the scale; not less than the amax
 // that an FP32 scale was chosen from, whose quotient may round to a last bit beyond.

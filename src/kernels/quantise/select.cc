@@ -252,27 +252,51 @@ template <class Args>
 std::string refuse_nothing(const Args&) {
   return {};
 }
+template <class Args>
+std::string refuse_f64(const Args& args) {
+  bool any = false;
+  if constexpr (requires { args.problems; }) {
+    for (const RequantiseProblem& problem : args.problems) any = any || problem.x.dtype() == DType::kF64;
+  } else if constexpr (requires { args.y.codes; }) {
+    any = args.x.dtype == DType::kF64;
+  } else {
+    any = args.y.dtype == DType::kF64;
+  }
+  return any ? "F64 belongs to the reference" : "";
+}
 
 }  // namespace
 
 std::span<const KernelRow<QuantiseArgs>> quantise_kernels() {
   static const std::array rows = {
-      KernelRow<QuantiseArgs>{"reference", Isa::kReference, refuse_nothing, run_quantise<kQuantiseReference>}};
+      KernelRow<QuantiseArgs>{"avx512", Isa::kAvx512, refuse_f64, run_quantise<kQuantiseAvx512>},
+      KernelRow<QuantiseArgs>{"avx2", Isa::kAvx2, refuse_f64, run_quantise<kQuantiseAvx2>},
+      KernelRow<QuantiseArgs>{"reference", Isa::kReference, refuse_nothing, run_quantise<kQuantiseReference>},
+  };
   return rows;
 }
 std::span<const KernelRow<QuantiseDispatchArgs>> quantise_dispatch_kernels() {
   static const std::array rows = {
-      KernelRow<QuantiseDispatchArgs>{"reference", Isa::kReference, refuse_nothing, run_dispatch<kQuantiseReference>}};
+      KernelRow<QuantiseDispatchArgs>{"avx512", Isa::kAvx512, refuse_f64, run_dispatch<kQuantiseAvx512>},
+      KernelRow<QuantiseDispatchArgs>{"avx2", Isa::kAvx2, refuse_f64, run_dispatch<kQuantiseAvx2>},
+      KernelRow<QuantiseDispatchArgs>{"reference", Isa::kReference, refuse_nothing, run_dispatch<kQuantiseReference>},
+  };
   return rows;
 }
 std::span<const KernelRow<DequantiseArgs>> dequantise_kernels() {
   static const std::array rows = {
-      KernelRow<DequantiseArgs>{"reference", Isa::kReference, refuse_nothing, run_dequantise<kQuantiseReference>}};
+      KernelRow<DequantiseArgs>{"avx512", Isa::kAvx512, refuse_f64, run_dequantise<kQuantiseAvx512>},
+      KernelRow<DequantiseArgs>{"avx2", Isa::kAvx2, refuse_f64, run_dequantise<kQuantiseAvx2>},
+      KernelRow<DequantiseArgs>{"reference", Isa::kReference, refuse_nothing, run_dequantise<kQuantiseReference>},
+  };
   return rows;
 }
 std::span<const KernelRow<RequantiseColumnsArgs>> requantise_columns_kernels() {
   static const std::array rows = {
-      KernelRow<RequantiseColumnsArgs>{"reference", Isa::kReference, refuse_nothing, run_requantise<kQuantiseReference>}};
+      KernelRow<RequantiseColumnsArgs>{"avx512", Isa::kAvx512, refuse_f64, run_requantise<kQuantiseAvx512>},
+      KernelRow<RequantiseColumnsArgs>{"avx2", Isa::kAvx2, refuse_f64, run_requantise<kQuantiseAvx2>},
+      KernelRow<RequantiseColumnsArgs>{"reference", Isa::kReference, refuse_nothing, run_requantise<kQuantiseReference>},
+  };
   return rows;
 }
 

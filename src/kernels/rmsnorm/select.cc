@@ -25,8 +25,8 @@ struct ForwardKernels {
   const QuantiseKernels& quantise;
 };
 constexpr ForwardKernels kForwardReference = {rmsnorm_reference::inverse_rms, rmsnorm_reference::forward, kQuantiseReference};
-constexpr ForwardKernels kForwardAvx2 = {rmsnorm_avx2::inverse_rms, rmsnorm_avx2::forward, kQuantiseReference};
-constexpr ForwardKernels kForwardAvx512 = {rmsnorm_avx512::inverse_rms, rmsnorm_avx512::forward, kQuantiseReference};
+constexpr ForwardKernels kForwardAvx2 = {rmsnorm_avx2::inverse_rms, rmsnorm_avx2::forward, kQuantiseAvx2};
+constexpr ForwardKernels kForwardAvx512 = {rmsnorm_avx512::inverse_rms, rmsnorm_avx512::forward, kQuantiseAvx512};
 
 constexpr int64_t kChunk = 1024;  // columns that are normalised and quantised while they lie in the first-level cache
 

@@ -26,8 +26,8 @@ struct Kernels {
   const QuantiseKernels& quantise;
 };
 constexpr Kernels kReference = {swiglu_reference::forward, swiglu_reference::backward, kQuantiseReference};
-constexpr Kernels kAvx2 = {swiglu_avx2::forward, swiglu_avx2::backward, kQuantiseReference};
-constexpr Kernels kAvx512 = {swiglu_avx512::forward, swiglu_avx512::backward, kQuantiseReference};
+constexpr Kernels kAvx2 = {swiglu_avx2::forward, swiglu_avx2::backward, kQuantiseAvx2};
+constexpr Kernels kAvx512 = {swiglu_avx512::forward, swiglu_avx512::backward, kQuantiseAvx512};
 
 constexpr int64_t kChunk = 1024;  // columns of h that are computed and quantised while they lie in the first-level cache
 
