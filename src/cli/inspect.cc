@@ -52,14 +52,14 @@ Inspection inspect_recipe(const fs::path& file) {
   }
   validate(recipe);
   Inspection found;
-  found.facts = {{"kind", "recipe"}, {"path", file.string()}, {"precision", recipe.precision}};
+  found.facts = {{"kind", "recipe"}, {"path", file.string()}, {"precision", recipe.formats.precision}};
   found.facts["parameters"] = parameters_of(recipe.model);
   // An upper bound while the batch is still growing.
   found.facts["tokens"] = recipe.train.steps * recipe.train.batch_sequences * recipe.train.sequence_length;
   found.facts["config"] = config_of(recipe.model);
   found.facts["recipe"] = recipe_of(recipe);
   const TensorList list(recipe.model);
-  const std::string dtype(dtype_name(precision_from_name(recipe.precision).full));
+  const std::string dtype(dtype_name(make_precision(recipe.formats).full));
   for (const TensorSpec& s : list.specs()) found.tensors.push_back({s.name, dtype, shape_of(s)});
   return found;
 }

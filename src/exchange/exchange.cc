@@ -4,9 +4,10 @@
 
 namespace rorqual {
 
-void dispatch_rows(const DispatchPlan& plan, const Tensor& x, const Tensor& out, const Stream& stream) {
-  CHECK(out.rows == plan.rows && x.rows == plan.tokens);
-  gather_rows({x, plan.source_token.data(), out}, stream);
+void dispatch_rows(const DispatchPlan& plan, const ScaledTensor& x, const ScaledTensor& out, const Stream& stream) {
+  CHECK(out.rows() == plan.rows && x.rows() == plan.tokens && x.dtype() == out.dtype());
+  gather_rows({x.codes, plan.source_token.data(), out.codes}, stream);
+  if (!x.is_plain()) gather_rows({x.scales, plan.source_token.data(), out.scales}, stream);
 }
 
 void combine_rows(const DispatchPlan& plan, const Tensor& x, DType payload, const Tensor& base, const Tensor& y,

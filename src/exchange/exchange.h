@@ -4,12 +4,14 @@
 
 #include "base/threads.h"
 #include "plan/dispatch.h"
-#include "tensor/tensor.h"
+#include "tensor/scaled_tensor.h"
 
 namespace rorqual {
 
-// out[row] = x[token of the row]; x [tokens, d], out [plan.rows, d]. Forward: the experts' input. Backward: combine's gradient.
-void dispatch_rows(const DispatchPlan& plan, const Tensor& x, const Tensor& out, const Stream& stream);
+// out[row] = x[token of the row]; x [tokens, d], out [plan.rows, d], of the same type. Forward: the experts' input. Backward:
+// combine's gradient. Payload: a row's values; in FP8 its codes, one byte each, and one FP32 scale per 128 of them (a power of
+// two: its exponent is what counts, spec 2.1), quantised once by the sender.
+void dispatch_rows(const DispatchPlan& plan, const ScaledTensor& x, const ScaledTensor& out, const Stream& stream);
 
 // y[token] = base[token] + Σ over logical nodes of the node's sum, rounded to `payload` (design, idea 5). base may be absent,
 // or y.

@@ -13,6 +13,13 @@ class AttentionLayer {
   // s.d: gradient of s.h on entry, of s.x on exit.
   virtual void input_gradient(const Pass& p, BlockState& s) const = 0;
   virtual void weight_gradient(const Pass& p, BlockState& s) const = 0;
+
+ protected:
+  // What both kinds do with the heads' output o [rows, cols] in the compute type: where attention writes it; what is kept of it
+  // and s.h = s.x + o · Wᵀ; and in backward, attention.d_out from s.d, and the gradient of o.
+  static Tensor attention_output(const Pass& p, BlockState& s, int64_t cols);
+  static void project_output(const Pass& p, BlockState& s, const Tensor& o, const Linear& out);
+  static Tensor output_gradient(const Pass& p, BlockState& s, const Linear& out);
 };
 
 std::unique_ptr<AttentionLayer> make_attention_layer(const ModelConfig& config, Weights& weights, int64_t layer);

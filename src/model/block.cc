@@ -40,6 +40,7 @@ Block::Block(const ModelConfig& config, Weights& weights, int64_t layer, bool mo
 
 void walk_forward(const Block& block, const Pass& pass, BlockState& s) {
   const Arena::Mark mark = s.scratch->mark();
+  s.layer = block.layer();
   for (const auto& phase : block.phases()) phase->forward(pass, s);
   s.scratch->release(mark);
 }

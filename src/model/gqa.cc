@@ -1,7 +1,6 @@
 #include "model/gqa.h"
 
 #include "kernels/rope/rope.h"
-#include "model/mla.h"
 #include "model/ops.h"
 
 namespace rorqual {
@@ -12,8 +11,8 @@ Gqa::Gqa(const ModelConfig& c, Weights& weights, int64_t layer)
   const std::string p = layer_prefix(layer);
   norm_tensor_ = list.at(p + "input_layernorm.weight");
   norm_ = weights.master(norm_tensor_);
-  qkv_ = &weights.add_linear(list.at(p + "self_attn.q_proj.weight"), 3, weights.precision().compute);
-  out_ = &weights.add_linear(list.at(p + "self_attn.o_proj.weight"), 1, weights.precision().compute);
+  qkv_ = &weights.add_linear(list.at(p + "self_attn.q_proj.weight"), 3, weights.precision().operand);
+  out_ = &weights.add_linear(list.at(p + "self_attn.o_proj.weight"), 1, weights.precision().operand);
 }
 
 AttentionShape Gqa::shape() const {
@@ -28,8 +27,8 @@ void Gqa::rotate(const Pass& p, const BlockState& s, const Tensor& qkv, bool inv
 }
 
 void Gqa::norm_input(const Pass& p, BlockState& s, Arena& arena) const {
-  s.attention.in = compute_tensor(p, arena, s.x.rows, s.x.cols);
-  norm_forward(p, s.x, norm_, s.attention.in);
+  s.attention.in = operand_tensor(p, arena, s.x.rows, s.x.cols);
+  norm_forward(p, s.x, norm_, s.attention.in, quantiser_of(p, s, QuantisedTensor::kAttentionInput));
 }
 
 void Gqa::forward(const Pass& p, BlockState& s) const {
@@ -44,7 +43,7 @@ void Gqa::forward(const Pass& p, BlockState& s) const {
     copy(p, kv, s.cache->kv.row_range(s.layout->sequences.front().k_end - rows, rows));
     kv = s.cache->kv;
   }
-  a.o = compute_tensor(p, *s.saved, rows, q_cols_);
+  const Tensor o = attention_output(p, s, q_cols_);
   if (p.training) a.lse = full_tensor(p, *s.saved, config_.num_attention_heads, rows);
   attention_forward({.shape = shape(),
                      .sequences = s.layout->sequences,
@@ -55,23 +54,18 @@ void Gqa::forward(const Pass& p, BlockState& s) const {
                      .k_rope = {},
                      .v = kv.col_range(kv_cols_, kv_cols_),
                      .v_head_stride = dim_,
-                     .o = a.o,
+                     .o = o,
                      .lse = a.lse},
                     *p.stream);
-  s.h = full_tensor(p, *s.saved, rows, s.x.cols);
-  copy(p, s.x, s.h);
-  project(p, a.o, out_->forward, s.h, true);
+  project_output(p, s, o, *out_);
 }
 
 void Gqa::input_gradient(const Pass& p, BlockState& s) const {
   AttentionState& a = s.attention;
   Arena& scratch = *s.scratch;
   const int64_t rows = s.x.rows;
-  a.d_out = compute_tensor(p, scratch, rows, s.d.cols);
-  copy(p, s.d, a.d_out);
-  const Tensor d_o = compute_tensor(p, scratch, rows, q_cols_);
-  project(p, a.d_out, out_->backward, d_o);
-  a.d_down = compute_tensor(p, scratch, rows, qkv_->n);
+  const Tensor d_o = output_gradient(p, s, *out_);
+  const Tensor d_down = compute_tensor(p, scratch, rows, qkv_->n);
   attention_backward(
       {.shape = shape(),
        .sequences = s.layout->sequences,
@@ -80,20 +74,21 @@ void Gqa::input_gradient(const Pass& p, BlockState& s) const {
        .k = a.down.col_range(q_cols_, kv_cols_),
        .k_rope = {},
        .v = a.down.col_range(q_cols_ + kv_cols_, kv_cols_),
-       .o = a.o,
+       .o = plain(p, scratch, a.o),
        .lse = a.lse,
        .k_head_stride = dim_,
        .v_head_stride = dim_,
        .d_o = d_o,
-       .d_q = a.d_down.col_range(0, q_cols_),
-       .d_k = a.d_down.col_range(q_cols_, kv_cols_),
-       .d_v = a.d_down.col_range(q_cols_ + kv_cols_, kv_cols_),
+       .d_q = d_down.col_range(0, q_cols_),
+       .d_k = d_down.col_range(q_cols_, kv_cols_),
+       .d_v = d_down.col_range(q_cols_ + kv_cols_, kv_cols_),
        .d_k_head_stride = dim_,
        .d_v_head_stride = dim_,
        .d_k_rope = {},
        .scratch = full_tensor(p, scratch, 1, attention_backward_scratch(shape(), s.layout->sequences), MemoryClass::kScratch)},
       *p.stream);
-  rotate(p, s, a.d_down, true);
+  rotate(p, s, d_down, true);
+  a.d_down = as_operand(p, s, d_down, p.precision.gradient, QuantisedTensor::kLatentGradient);
   a.d_in = full_tensor(p, scratch, rows, s.x.cols);
   project(p, a.d_down, qkv_->backward, a.d_in);
   norm_input_gradient(p, s.x, norm_, a.d_in, s.d, true);
@@ -102,14 +97,9 @@ void Gqa::input_gradient(const Pass& p, BlockState& s) const {
 void Gqa::weight_gradient(const Pass& p, BlockState& s) const {
   AttentionState& a = s.attention;
   if (p.recompute) norm_input(p, s, *s.scratch);
-  const WeightGradientProblem problems[] = {{a.d_out, a.o, p.gradients->of(*out_)}, {a.d_down, a.in, p.gradients->of(*qkv_)}};
-  rorqual::weight_gradient({problems}, *p.stream);
+  add_weight_gradients(
+      p, s, {gradient_product(a.d_out, a.o, p.gradients->of(*out_)), gradient_product(a.d_down, a.in, p.gradients->of(*qkv_))});
   norm_weight_gradient(p, s.x, a.d_in, norm_tensor_);
-}
-
-std::unique_ptr<AttentionLayer> make_attention_layer(const ModelConfig& config, Weights& weights, int64_t layer) {
-  if (config.is_mla()) return std::make_unique<Mla>(config, weights, layer);
-  return std::make_unique<Gqa>(config, weights, layer);
 }
 
 }  // namespace rorqual

@@ -8,20 +8,20 @@ namespace rorqual {
 Mla::Mla(const ModelConfig& c, Weights& weights, int64_t layer) : config_(c) {
   const TensorList& list = weights.list();
   const std::string p = layer_prefix(layer);
-  const DType compute = weights.precision().compute;
+  const DType operand = weights.precision().operand;
   const bool lora = c.q_lora_rank > 0;
   norm_tensor_ = list.at(p + "input_layernorm.weight");
   kv_norm_tensor_ = list.at(p + "self_attn.kv_a_layernorm.weight");
   norm_ = weights.master(norm_tensor_);
   kv_norm_ = weights.master(kv_norm_tensor_);
-  down_ = &weights.add_linear(list.at(p + (lora ? "self_attn.q_a_proj.weight" : "self_attn.q_proj.weight")), 2, compute);
+  down_ = &weights.add_linear(list.at(p + (lora ? "self_attn.q_a_proj.weight" : "self_attn.q_proj.weight")), 2, operand);
   if (lora) {
     q_norm_tensor_ = list.at(p + "self_attn.q_a_layernorm.weight");
     q_norm_ = weights.master(q_norm_tensor_);
-    q_up_ = &weights.add_linear(list.at(p + "self_attn.q_b_proj.weight"), 1, compute);
+    q_up_ = &weights.add_linear(list.at(p + "self_attn.q_b_proj.weight"), 1, operand);
   }
-  kv_up_ = &weights.add_linear(list.at(p + "self_attn.kv_b_proj.weight"), 1, compute);
-  out_ = &weights.add_linear(list.at(p + "self_attn.o_proj.weight"), 1, compute);
+  kv_up_ = &weights.add_linear(list.at(p + "self_attn.kv_b_proj.weight"), 1, operand);
+  out_ = &weights.add_linear(list.at(p + "self_attn.o_proj.weight"), 1, operand);
   q_cols_ = lora ? c.q_lora_rank : c.num_attention_heads * c.qk_head_dim();
 }
 
@@ -41,8 +41,8 @@ void Mla::rotate(const Pass& p, const BlockState& s, const Tensor& q, const Tens
 }
 
 void Mla::norm_input(const Pass& p, BlockState& s, Arena& arena) const {
-  s.attention.in = compute_tensor(p, arena, s.x.rows, s.x.cols);
-  norm_forward(p, s.x, norm_, s.attention.in);
+  s.attention.in = operand_tensor(p, arena, s.x.rows, s.x.cols);
+  norm_forward(p, s.x, norm_, s.attention.in, quantiser_of(p, s, QuantisedTensor::kAttentionInput));
 }
 
 // From the cached latents to queries, keys and values: the up-projections, computed again in backward (report §3.2.3).
@@ -50,16 +50,17 @@ void Mla::expand(const Pass& p, BlockState& s, Arena& arena) const {
   AttentionState& a = s.attention;
   const int64_t rows = s.x.rows;
   if (q_up_) {
-    a.q_latent = compute_tensor(p, arena, rows, q_cols_);
-    norm_forward(p, a.down.col_range(0, q_cols_), q_norm_, a.q_latent);
+    a.q_latent = operand_tensor(p, arena, rows, q_cols_);
+    norm_forward(p, a.down.col_range(0, q_cols_), q_norm_, a.q_latent, quantiser_of(p, s, QuantisedTensor::kQueryLatent));
     a.q = compute_tensor(p, arena, rows, q_up_->n);
     project(p, a.q_latent, q_up_->forward, a.q);
     rotate(p, s, a.q, {}, false);
   } else {
     a.q = a.down.col_range(0, q_cols_);  // rotated in place by forward
   }
-  a.kv_latent = compute_tensor(p, arena, rows, config_.kv_lora_rank);
-  norm_forward(p, a.down.col_range(q_cols_, config_.kv_lora_rank), kv_norm_, a.kv_latent);
+  a.kv_latent = operand_tensor(p, arena, rows, config_.kv_lora_rank);
+  norm_forward(p, a.down.col_range(q_cols_, config_.kv_lora_rank), kv_norm_, a.kv_latent,
+               quantiser_of(p, s, QuantisedTensor::kKvLatent));
   a.kv = compute_tensor(p, arena, rows, kv_up_->n);
   project(p, a.kv_latent, kv_up_->forward, a.kv);
 }
@@ -84,7 +85,7 @@ void Mla::forward(const Pass& p, BlockState& s) const {
   }
   const AttentionShape shape = this->shape();
   const int64_t stride = shape.nope_dim + shape.v_dim;
-  a.o = compute_tensor(p, *s.saved, rows, shape.heads * shape.v_dim);
+  const Tensor o = attention_output(p, s, shape.heads * shape.v_dim);
   if (p.training) a.lse = full_tensor(p, *s.saved, shape.heads, rows);
   attention_forward({.shape = shape,
                      .sequences = s.layout->sequences,
@@ -95,12 +96,10 @@ void Mla::forward(const Pass& p, BlockState& s) const {
                      .k_rope = k_rope,
                      .v = kv.col_range(shape.nope_dim, kv.cols - shape.nope_dim),
                      .v_head_stride = stride,
-                     .o = a.o,
+                     .o = o,
                      .lse = a.lse},
                     *p.stream);
-  s.h = full_tensor(p, *s.saved, rows, s.x.cols);
-  copy(p, s.x, s.h);
-  project(p, a.o, out_->forward, s.h, true);
+  project_output(p, s, o, *out_);
 }
 
 void Mla::input_gradient(const Pass& p, BlockState& s) const {
@@ -108,18 +107,14 @@ void Mla::input_gradient(const Pass& p, BlockState& s) const {
   Arena& scratch = *s.scratch;
   const int64_t rows = s.x.rows;
   const AttentionShape shape = this->shape();
-  a.d_out = compute_tensor(p, scratch, rows, s.d.cols);
-  copy(p, s.d, a.d_out);
-  const Tensor d_o = compute_tensor(p, scratch, rows, a.o.cols);
-  project(p, a.d_out, out_->backward, d_o);
+  const Tensor d_o = output_gradient(p, s, *out_);
   if (p.recompute) expand(p, s, scratch);
 
   const int64_t latent = config_.kv_lora_rank, stride = shape.nope_dim + shape.v_dim;
-  a.d_down = compute_tensor(p, scratch, rows, down_->n);
-  a.d_q = q_up_ ? compute_tensor(p, scratch, rows, q_up_->n) : a.d_down.col_range(0, q_cols_);
-  a.d_kv = compute_tensor(p, scratch, rows, kv_up_->n);
+  const Tensor d_down = compute_tensor(p, scratch, rows, down_->n), d_kv = compute_tensor(p, scratch, rows, kv_up_->n);
+  const Tensor d_q = q_up_ ? compute_tensor(p, scratch, rows, q_up_->n) : d_down.col_range(0, q_cols_);
   const Tensor k_rope = a.down.col_range(q_cols_ + latent, shape.rope_dim),
-               d_k_rope = a.d_down.col_range(q_cols_ + latent, shape.rope_dim);
+               d_k_rope = d_down.col_range(q_cols_ + latent, shape.rope_dim);
   const int64_t tail = kv_up_->n - shape.nope_dim;
   attention_backward(
       {.shape = shape,
@@ -129,30 +124,32 @@ void Mla::input_gradient(const Pass& p, BlockState& s) const {
        .k = a.kv,
        .k_rope = k_rope,
        .v = a.kv.col_range(shape.nope_dim, tail),
-       .o = a.o,
+       .o = plain(p, scratch, a.o),
        .lse = a.lse,
        .k_head_stride = stride,
        .v_head_stride = stride,
        .d_o = d_o,
-       .d_q = a.d_q,
-       .d_k = a.d_kv,
-       .d_v = a.d_kv.col_range(shape.nope_dim, tail),
+       .d_q = d_q,
+       .d_k = d_kv,
+       .d_v = d_kv.col_range(shape.nope_dim, tail),
        .d_k_head_stride = stride,
        .d_v_head_stride = stride,
        .d_k_rope = d_k_rope,
        .scratch = full_tensor(p, scratch, 1, attention_backward_scratch(shape, s.layout->sequences), MemoryClass::kScratch)},
       *p.stream);
-  rotate(p, s, a.d_q, d_k_rope, true);
+  rotate(p, s, d_q, d_k_rope, true);
 
   if (q_up_) {
+    a.d_q = as_operand(p, s, d_q, p.precision.gradient, QuantisedTensor::kQueryGradient);
     a.d_q_latent = compute_tensor(p, scratch, rows, q_cols_);
     project(p, a.d_q, q_up_->backward, a.d_q_latent);
-    norm_input_gradient(p, a.down.col_range(0, q_cols_), q_norm_, a.d_q_latent, a.d_down.col_range(0, q_cols_), false);
+    norm_input_gradient(p, a.down.col_range(0, q_cols_), q_norm_, a.d_q_latent, d_down.col_range(0, q_cols_), false);
   }
+  a.d_kv = as_operand(p, s, d_kv, p.precision.gradient, QuantisedTensor::kKvGradient);
   a.d_kv_latent = compute_tensor(p, scratch, rows, latent);
   project(p, a.d_kv, kv_up_->backward, a.d_kv_latent);
-  norm_input_gradient(p, a.down.col_range(q_cols_, latent), kv_norm_, a.d_kv_latent, a.d_down.col_range(q_cols_, latent),
-                      false);
+  norm_input_gradient(p, a.down.col_range(q_cols_, latent), kv_norm_, a.d_kv_latent, d_down.col_range(q_cols_, latent), false);
+  a.d_down = as_operand(p, s, d_down, p.precision.gradient, QuantisedTensor::kLatentGradient);
   a.d_in = full_tensor(p, scratch, rows, s.x.cols);
   project(p, a.d_down, down_->backward, a.d_in);
   norm_input_gradient(p, s.x, norm_, a.d_in, s.d, true);
@@ -162,10 +159,11 @@ void Mla::weight_gradient(const Pass& p, BlockState& s) const {
   AttentionState& a = s.attention;
   if (p.recompute) norm_input(p, s, *s.scratch);
   const GradientBuffer& g = *p.gradients;
-  std::vector<WeightGradientProblem> problems = {
-      {a.d_out, a.o, g.of(*out_)}, {a.d_kv, a.kv_latent, g.of(*kv_up_)}, {a.d_down, a.in, g.of(*down_)}};
-  if (q_up_) problems.push_back({a.d_q, a.q_latent, g.of(*q_up_)});
-  rorqual::weight_gradient({problems}, *p.stream);
+  std::vector<GradientProduct> products = {gradient_product(a.d_out, a.o, g.of(*out_)),
+                                           gradient_product(a.d_kv, a.kv_latent, g.of(*kv_up_)),
+                                           gradient_product(a.d_down, a.in, g.of(*down_))};
+  if (q_up_) products.push_back(gradient_product(a.d_q, a.q_latent, g.of(*q_up_)));
+  add_weight_gradients(p, s, products);
   norm_weight_gradient(p, s.x, a.d_in, norm_tensor_);
   norm_weight_gradient(p, a.down.col_range(q_cols_, config_.kv_lora_rank), a.d_kv_latent, kv_norm_tensor_);
   if (q_up_) norm_weight_gradient(p, a.down.col_range(0, q_cols_), a.d_q_latent, q_norm_tensor_);

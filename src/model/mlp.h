@@ -11,13 +11,12 @@ class Mlp {
   // `prefix` names the tensors: "model.layers.3.mlp." or "model.layers.3.mlp.shared_experts."
   Mlp(Weights& weights, const std::string& prefix);
   // y += mlp(u); m keeps the SwiGLU input.
-  void forward(const Pass& p, BlockState& s, MlpState& m, const Tensor& u, const Tensor& y) const;
-  // d_u = gradient; m.d_out (the gradient of y in the compute type) is set by the caller.
+  void forward(const Pass& p, BlockState& s, MlpState& m, const ScaledTensor& u, const Tensor& y) const;
+  // d_u = gradient; m.d_out (the gradient of y as an operand) is set by the caller.
   void input_gradient(const Pass& p, BlockState& s, MlpState& m, const Tensor& d_u) const;
-  void weight_gradient(const Pass& p, BlockState& s, MlpState& m, const Tensor& u) const;
+  void weight_gradient(const Pass& p, BlockState& s, MlpState& m, const ScaledTensor& u) const;
 
  private:
-  void activate(const Pass& p, MlpState& m, Arena& arena) const;
   const Linear* gate_up_ = nullptr;
   const Linear* down_ = nullptr;
 };
@@ -33,6 +32,8 @@ class MlpPhase : public Phase {
   void weight_gradient(const Pass& p, BlockState& s) const override;
 
  private:
+  void normalise(const Pass& p, BlockState& s, Arena& arena) const;
+
   size_t norm_tensor_;
   Tensor norm_;
   Mlp mlp_;

@@ -126,6 +126,7 @@ Pass Model::make_pass(const Stream& stream, bool training, int64_t positions) co
   p.precision = weights_.precision();
   p.stream = &stream;
   p.training = training;
+  if (training) p.ledger = &weights_.ledger();
   p.recompute = true;
   p.rope_table = rope_table_;
   return p;

@@ -38,7 +38,7 @@ struct MicroBatchResult {
 
 // Memory of one micro-batch in flight.
 struct Workspace {
-  explicit Workspace(MemoryUse* use, Arena::Kind kind = Arena::Kind::kReal) : saved(use, kind), scratch(use, kind) {}
+  explicit Workspace(MemoryUse* use, Arena::Kind kind = Arena::Kind::kReal) : saved(use, kind), scratch(use, kind, true) {}
   Arena saved, scratch;
 };
 

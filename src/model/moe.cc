@@ -1,8 +1,8 @@
 #include "model/moe.h"
 
 #include "exchange/exchange.h"
-#include "kernels/swiglu/swiglu.h"
 #include "model/ops.h"
+#include "model/swiglu.h"
 
 namespace rorqual {
 namespace {
@@ -43,12 +43,14 @@ Router::Router(const ModelConfig& c, Weights& weights, int64_t layer) : shape_(r
 }
 
 void Router::normalise(const Pass& p, BlockState& s, Arena& arena) const {
-  s.u = compute_tensor(p, arena, s.h.rows, s.h.cols);
+  s.u = operand_tensor(p, arena, s.h.rows, s.h.cols);
+  s.u_full = s.u.dtype() == p.precision.full ? s.u.codes : full_tensor(p, arena, s.h.rows, s.h.cols);
+  if (p.precision.is_fp8()) {
+    norm_forward(p, s.h, norm_, s.u, quantiser_of(p, s, QuantisedTensor::kMlpInput), s.u_full);
+    return;
+  }
   norm_forward(p, s.h, norm_, s.u);
-  s.u_full = s.u;
-  if (s.u.dtype == p.precision.full) return;
-  s.u_full = full_tensor(p, arena, s.h.rows, s.h.cols);
-  copy(p, s.u, s.u_full);
+  if (s.u.dtype() != p.precision.full) copy(p, s.u.codes, s.u_full);
 }
 
 void Router::forward(const Pass& p, BlockState& s) const {
@@ -89,7 +91,7 @@ void DispatchPhase::forward(const Pass& p, BlockState& s) const {
   m.plan = p.stream->is_dry() ? balanced_plan(m.expert.rows, m.expert.cols, placement_)
                               : plan_dispatch({m.expert.ptr<int32_t>(), static_cast<size_t>(m.expert.count())}, m.expert.rows,
                                               m.expert.cols, placement_, kSegmentAlignment);
-  m.dispatched = compute_tensor(p, *s.saved, m.plan.rows, s.u.cols);
+  m.dispatched = operand_tensor(p, *s.saved, m.plan.rows, s.u.cols());
   dispatch_rows(m.plan, s.u, m.dispatched, *p.stream);
   m.row_weight = full_tensor(p, *s.saved, 1, m.plan.rows);
   dispatch_scalars(m.plan, {m.weight.data, m.weight.dtype, m.weight.count(), 1},
@@ -109,14 +111,14 @@ ExpertsPhase::ExpertsPhase(const ModelConfig& c, Weights& weights, int64_t layer
   const std::string p = layer_prefix(layer) + "mlp.";
   for (int64_t e = 0; e < c.n_routed_experts; ++e) {
     const std::string expert = fmt::format("{}experts.{}.", p, e);
-    gate_up_.push_back(&weights.add_linear(weights.list().at(expert + "gate_proj.weight"), 2, weights.precision().compute));
-    down_.push_back(&weights.add_linear(weights.list().at(expert + "down_proj.weight"), 1, weights.precision().compute));
+    gate_up_.push_back(&weights.add_linear(weights.list().at(expert + "gate_proj.weight"), 2, weights.precision().operand));
+    down_.push_back(&weights.add_linear(weights.list().at(expert + "down_proj.weight"), 1, weights.precision().operand));
   }
   if (c.n_shared_experts > 0) shared_ = std::make_unique<Mlp>(weights, p + "shared_experts.");
 }
 
 // One product per expert that has tokens, all in one call.
-void ExpertsPhase::project_experts(const Pass& p, const MoeState& m, const Tensor& a, bool down, bool backward,
+void ExpertsPhase::project_experts(const Pass& p, const MoeState& m, const ScaledTensor& a, bool down, bool backward,
                                    const Tensor& c) const {
   std::vector<LinearProblem> problems;
   for (size_t e = 0; e < gate_up_.size(); ++e) {
@@ -125,19 +127,15 @@ void ExpertsPhase::project_experts(const Pass& p, const MoeState& m, const Tenso
     if (count > 0)
       problems.push_back({a.row_range(begin, count), backward ? linear.backward : linear.forward, c.row_range(begin, count)});
   }
-  if (!problems.empty()) linear({problems, false}, *p.stream);
-}
-
-void ExpertsPhase::activate(const Pass& p, MoeState& m, Arena& arena) const {
-  m.hidden = compute_tensor(p, arena, m.plan.rows, width_);
-  swiglu_forward({m.gate_up, m.row_weight, m.hidden}, *p.stream);
+  if (!problems.empty()) linear({problems, false, p.precision.products}, *p.stream);
 }
 
 void ExpertsPhase::forward(const Pass& p, BlockState& s) const {
   MoeState& m = s.moe;
-  m.gate_up = compute_tensor(p, *s.saved, m.plan.rows, 2 * width_);
-  project_experts(p, m, m.dispatched, false, false, m.gate_up);
-  activate(p, m, s.kept(p.recompute));
+  const SwiGlu swiglu(p, s, width_, true);
+  const Tensor gate_up = swiglu.input(m.plan.rows);
+  project_experts(p, m, m.dispatched, false, false, gate_up);
+  swiglu.forward(gate_up, m.row_weight, m.gate_up, m.hidden);
   m.out = compute_tensor(p, *s.scratch, m.plan.rows, s.h.cols);
   project_experts(p, m, m.hidden, true, false, m.out);
   s.y = full_tensor(p, *s.saved, s.h.rows, s.h.cols);
@@ -150,9 +148,8 @@ void ExpertsPhase::input_gradient(const Pass& p, BlockState& s) const {
   Arena& scratch = *s.scratch;
   const Tensor d_hidden = compute_tensor(p, scratch, m.plan.rows, width_);
   project_experts(p, m, m.d_out, true, true, d_hidden);
-  m.d_gate_up = compute_tensor(p, scratch, m.plan.rows, 2 * width_);
   m.d_row_weight = full_tensor(p, scratch, 1, m.plan.rows);
-  swiglu_backward({m.gate_up, m.row_weight, d_hidden, m.d_gate_up, m.d_row_weight}, *p.stream);
+  m.d_gate_up = SwiGlu(p, s, width_, true).backward(m.gate_up, m.row_weight, d_hidden, m.d_row_weight);
   m.d_dispatched = compute_tensor(p, scratch, m.plan.rows, s.h.cols);
   project_experts(p, m, m.d_gate_up, false, true, m.d_dispatched);
   s.d_u = {};
@@ -163,19 +160,15 @@ void ExpertsPhase::input_gradient(const Pass& p, BlockState& s) const {
 
 void ExpertsPhase::weight_gradient(const Pass& p, BlockState& s) const {
   MoeState& m = s.moe;
-  if (p.recompute) {
-    activate(p, m, *s.scratch);
-    router_.normalise(p, s, *s.scratch);
-  }
-  std::vector<WeightGradientProblem> problems;
+  SwiGlu(p, s, width_, true).recompute(m.gate_up, m.row_weight, m.hidden);
+  if (p.recompute) router_.normalise(p, s, *s.scratch);
+  GradientProduct down{m.d_out, m.hidden, {}}, gate_up{m.d_gate_up, m.dispatched, {}};
   for (size_t e = 0; e < gate_up_.size(); ++e) {
     const int64_t begin = m.plan.segment_begin[e], count = m.plan.segment_count[e];
-    if (count == 0) continue;
-    auto rows = [&](const Tensor& t) { return t.row_range(begin, count); };
-    problems.push_back({rows(m.d_out), rows(m.hidden), p.gradients->of(*down_[e])});
-    problems.push_back({rows(m.d_gate_up), rows(m.dispatched), p.gradients->of(*gate_up_[e])});
+    down.segments.push_back({begin, count, p.gradients->of(*down_[e])});
+    gate_up.segments.push_back({begin, count, p.gradients->of(*gate_up_[e])});
   }
-  if (!problems.empty()) rorqual::weight_gradient({problems}, *p.stream);
+  add_weight_gradients(p, s, {down, gate_up});
   if (shared_) shared_->weight_gradient(p, s, m.shared, s.u);
 }
 
@@ -185,9 +178,8 @@ void CombinePhase::forward(const Pass& p, BlockState& s) const {
 
 void CombinePhase::input_gradient(const Pass& p, BlockState& s) const {
   MoeState& m = s.moe;
-  m.shared.d_out = compute_tensor(p, *s.scratch, s.d.rows, s.d.cols);
-  copy(p, s.d, m.shared.d_out);
-  m.d_out = compute_tensor(p, *s.scratch, m.plan.rows, s.d.cols);
+  m.shared.d_out = quantised(p, s, *s.scratch, s.d, p.precision.gradient, QuantisedTensor::kMlpOutputGradient);
+  m.d_out = scaled_tensor(*s.scratch, MemoryClass::kScratch, p.precision.gradient, m.plan.rows, s.d.cols);
   dispatch_rows(m.plan, m.shared.d_out, m.d_out, *p.stream);
 }
 

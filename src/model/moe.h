@@ -49,8 +49,8 @@ class ExpertsPhase : public Phase {
   void weight_gradient(const Pass& p, BlockState& s) const override;
 
  private:
-  void activate(const Pass& p, MoeState& m, Arena& arena) const;
-  void project_experts(const Pass& p, const MoeState& m, const Tensor& a, bool down, bool backward, const Tensor& c) const;
+  void project_experts(const Pass& p, const MoeState& m, const ScaledTensor& a, bool down, bool backward,
+                       const Tensor& c) const;
 
   const Router& router_;
   int64_t width_ = 0;

@@ -10,6 +10,7 @@
 
 #include "kernels/attention/attention.h"
 #include "model/config.h"
+#include "model/quantise_ledger.h"
 #include "model/weights.h"
 #include "plan/dispatch.h"
 #include "tensor/arena.h"
@@ -41,44 +42,50 @@ struct Pass {
   bool training = false;  // keep what backward needs
   bool recompute = true;  // norms, MLA up-projections and SwiGLU outputs again in backward (report §3.2.3)
   const GradientBuffer* gradients = nullptr;
-  double balance_coefficient = 0;  // alpha / sequences in the step
+  QuantiseLedger* ledger = nullptr;  // of FP8; or none
+  double balance_coefficient = 0;    // alpha / sequences in the step
   Tensor rope_table;
 };
 
 // Saved activations and, during backward, output gradients of one block for one micro-batch. Tensors named d_… are gradients.
-// `saved` ones live from forward to backward; the others until the block's half is done.
+// `saved` ones live from forward to backward; the others until the block's half is done. Operands of linear layers are
+// ScaledTensors: codes with scales in FP8, plain otherwise.
 struct AttentionState {
-  Tensor in;                   // [rows, hidden] normed input (recomputed)
-  Tensor down;                 // [rows, …] saved: query latent or query | latent | rope key; llama: q | k | v
-  Tensor q_latent, kv_latent;  // normed (recomputed)
-  Tensor q, kv;                // up-projections (recomputed)
-  Tensor o, lse;               // saved
-  Tensor d_out;                // [rows, hidden] gradient of the output projection's output
-  Tensor d_q, d_q_latent, d_kv, d_kv_latent, d_down, d_in;
+  ScaledTensor in;                   // [rows, hidden] normed input (recomputed)
+  Tensor down;                       // [rows, …] saved: query latent or query | latent | rope key; llama: q | k | v
+  ScaledTensor q_latent, kv_latent;  // normed (recomputed)
+  Tensor q, kv;                      // up-projections (recomputed)
+  ScaledTensor o;                    // saved, in Precision::attention_cache
+  Tensor lse;                        // saved
+  ScaledTensor d_out;                // [rows, hidden] gradient of the output projection's output
+  ScaledTensor d_q, d_kv, d_down;
+  Tensor d_q_latent, d_kv_latent, d_in;
 };
 struct MlpState {
-  Tensor gate_up;  // saved
-  Tensor hidden;   // SwiGLU output (recomputed)
-  Tensor d_out, d_gate_up;
+  ScaledTensor gate_up;  // saved, in Precision::swiglu_cache
+  ScaledTensor hidden;   // SwiGLU output (recomputed)
+  ScaledTensor d_out, d_gate_up;
 };
 struct MoeState {
   Tensor scores, expert, weight;  // saved: [rows, experts], [rows, top_k] I32, [rows, top_k]
   DispatchPlan plan;
-  Tensor dispatched;  // saved: the experts' input, as it was sent
-  Tensor row_weight;  // saved: [1, plan rows] routing weight
-  Tensor gate_up;     // saved
-  Tensor hidden;      // (recomputed)
-  Tensor out;         // experts' output, until combine
-  Tensor d_out, d_gate_up, d_dispatched, d_row_weight, d_logits;
+  ScaledTensor dispatched;  // saved: the experts' input, as it was sent
+  Tensor row_weight;        // saved: [1, plan rows] routing weight
+  ScaledTensor gate_up;     // saved, in Precision::swiglu_cache
+  ScaledTensor hidden;      // (recomputed)
+  Tensor out;               // experts' output, until combine
+  ScaledTensor d_out, d_gate_up;
+  Tensor d_dispatched, d_row_weight, d_logits;
   MlpState shared;
 };
 struct BlockState {
   const RowLayout* layout = nullptr;
+  int64_t layer = 0;                  // MTP modules follow the last layer
   const LayerCache* cache = nullptr;  // generation: rows are appended at sequences[0].k_end - rows
   Arena* saved = nullptr;             // from forward to backward
   Arena* scratch = nullptr;           // of the half that runs
   Tensor x, h, y;                     // residual stream: into the block, after attention, out
-  Tensor u;                           // [rows, hidden] normed input of the second half (recomputed)
+  ScaledTensor u;                     // [rows, hidden] normed input of the second half (recomputed)
   Tensor u_full;                      // the same in Precision::full, for the router
   Tensor d;                           // backward: gradient of the residual stream, in place
   Tensor d_u;                         // gradient of u, full precision

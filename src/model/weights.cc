@@ -41,7 +41,12 @@ Tensor GradientBuffer::of(const Linear& linear, int use) const {
 }
 
 Weights::Weights(const ModelConfig& config, const Precision& precision, bool training, Arena& arena)
-    : config_(config), precision_(precision), training_(training), arena_(arena), list_(config) {
+    : config_(config),
+      precision_(precision),
+      training_(training),
+      arena_(arena),
+      list_(config),
+      ledger_(std::make_unique<QuantiseLedger>(config.num_hidden_layers + config.num_nextn_predict_layers)) {
   dense_ = arena.tensor(MemoryClass::kMasterWeights, precision.full, 1, list_.dense_elements());
   expert_ = arena.tensor(MemoryClass::kMasterWeights, precision.full, 1, list_.expert_elements());
 }
@@ -94,6 +99,11 @@ const Linear& Weights::add_linear(size_t tensor, int tensors, DType dtype) {
   }
   PackWeightArgs pack{Tensor(master(tensor).data, precision_.full, linear->n, linear->k), {}, {}, {}};
   pack.packed = linear->forward = packed_weight(dtype, linear->n, linear->k);
+  if (dtype == DType::kE4M3) {
+    pack.quantiser = precision_.weights;
+    if (const int64_t layer = list_[tensor].layer; layer >= 0)
+      pack.quantiser.statistics = ledger_->at(layer, QuantisedTensor::kWeights);
+  }
   if (training_) pack.transposed = linear->backward = packed_weight(dtype, linear->k, linear->n);
   packing_.push_back(pack);
   linears_.push_back(std::move(linear));

@@ -8,6 +8,7 @@
 
 #include "kernels/gemm/gemm.h"
 #include "model/precision.h"
+#include "model/quantise_ledger.h"
 #include "model/tensor_list.h"
 #include "tensor/arena.h"
 
@@ -61,6 +62,8 @@ class Weights {
 
   const TensorList& list() const { return list_; }
   const Precision& precision() const { return precision_; }
+  // What the quantisers of this model saw since it was last reset: of the weights themselves and of every training pass.
+  QuantiseLedger& ledger() const { return *ledger_; }
   Tensor dense() const { return dense_; }
   Tensor expert() const { return expert_; }
   Tensor master(size_t tensor) const;  // [rows, cols]
@@ -81,6 +84,7 @@ class Weights {
   bool training_;
   Arena& arena_;
   TensorList list_;
+  std::unique_ptr<QuantiseLedger> ledger_;
   Tensor dense_, expert_;
   std::vector<std::unique_ptr<Linear>> linears_;
   std::vector<PackWeightArgs> packing_;

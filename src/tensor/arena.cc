@@ -17,8 +17,8 @@ int64_t round_up(int64_t n, int64_t to) {
 
 std::string_view memory_class_name(MemoryClass c) {
   static constexpr std::array<std::string_view, kMemoryClasses> names = {
-      "master weights", "packed weights", "gradients", "moments", "EMA",     "activations",
-      "scratch",        "logits",         "cache",     "data",    "snapshot"};
+      "master weights", "packed weights", "gradients", "moments", "EMA", "activations", "linear inputs", "attention outputs",
+      "SwiGLU inputs", "scratch", "logits", "cache", "data", "snapshot"};
   return names[static_cast<size_t>(c)];
 }
 
@@ -38,6 +38,7 @@ Arena::~Arena() {
 
 void* Arena::bytes(MemoryClass c, int64_t size) {
   CHECK(size >= 0);
+  if (scratch_ && c >= MemoryClass::kActivations && c <= MemoryClass::kSwiGluInputs) c = MemoryClass::kScratch;
   const int64_t need = std::max(round_up(size, kAlign), kAlign);
   size_t block = entries_.empty() ? 0 : entries_.back().block;
   int64_t offset = entries_.empty() ? 0 : entries_.back().offset + entries_.back().size;

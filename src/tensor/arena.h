@@ -17,14 +17,17 @@ enum class MemoryClass {
   kGradients,
   kMoments,
   kEma,
-  kActivations,
+  kActivations,       // kept from forward to backward: residual stream, latents, routing, norms' inputs
+  kLinearInputs,      // kept inputs of linear layers
+  kAttentionOutputs,  // kept inputs of the output projection
+  kSwiGluInputs,      // kept
   kScratch,
   kLogits,
   kCache,
   kData,
   kSnapshot
 };
-inline constexpr int kMemoryClasses = 11;
+inline constexpr int kMemoryClasses = 14;
 std::string_view memory_class_name(MemoryClass c);
 
 // Bytes held now, and the most ever held, by class.
@@ -42,7 +45,9 @@ class Arena {
     kMeasure,  // counts and hands out addresses that must not be touched: a dry run, to know what a real one needs
   };
   // `use` (may be null) outlives the arena and is updated by it.
-  explicit Arena(MemoryUse* use = nullptr, Kind kind = Kind::kReal) : use_(use), kind_(kind) {}
+  // `scratch`: activations in it are counted as scratch: they do not live from forward to backward.
+  explicit Arena(MemoryUse* use = nullptr, Kind kind = Kind::kReal, bool scratch = false)
+      : use_(use), kind_(kind), scratch_(scratch) {}
   ~Arena();
   Arena(const Arena&) = delete;
   Arena& operator=(const Arena&) = delete;
@@ -75,6 +80,7 @@ class Arena {
   int64_t held_ = 0;
   MemoryUse* use_;
   Kind kind_;
+  bool scratch_;
 };
 
 }  // namespace rorqual

@@ -22,11 +22,16 @@ int64_t MemoryNeed::total() const {
   return std::accumulate(bytes.begin(), bytes.end(), int64_t{0});
 }
 
+int64_t MemoryNeed::activations() const {
+  return of(MemoryClass::kActivations) + of(MemoryClass::kLinearInputs) + of(MemoryClass::kAttentionOutputs) +
+         of(MemoryClass::kSwiGluInputs);
+}
+
 MemoryNeed training_memory(const Recipe& r) {
   MemoryUse use;
   const Stream dry = Stream::dry();
   Arena arena(&use, Arena::Kind::kMeasure);
-  Weights weights(r.model, precision_from_name(r.precision), true, arena);
+  Weights weights(r.model, make_precision(r.formats), true, arena);
   const Model model(r.model, weights, r.logical_nodes, arena);
   const GradientAccumulators gradients(weights, r.model, r.grad_lanes, r.expert_lane_group, arena);
   const Optimizer optimizer(weights, {}, arena);
@@ -61,8 +66,27 @@ std::string memory_table(const MemoryNeed& need, int64_t available) {
   std::string out;
   for (int i = 0; i < kMemoryClasses; ++i)
     if (const int64_t bytes = need.bytes[static_cast<size_t>(i)]; bytes > 0)
-      out += fmt::format("  {:<16} {}\n", memory_class_name(static_cast<MemoryClass>(i)), mebibytes(bytes));
-  return out + fmt::format("  {:<16} {}   of {} available\n", "total", mebibytes(need.total()), mebibytes(available));
+      out += fmt::format("  {:<18} {}\n", memory_class_name(static_cast<MemoryClass>(i)), mebibytes(bytes));
+  return out + fmt::format("  {:<18} {}   of {} available\n", "total", mebibytes(need.total()), mebibytes(available));
+}
+
+std::string activation_savings(const Recipe& recipe, const MemoryNeed& need) {
+  if (!make_precision(recipe.formats).is_fp8()) return {};
+  Recipe in_bf16 = recipe;
+  in_bf16.formats.precision = "bf16";
+  const MemoryNeed bf16 = training_memory(in_bf16);
+  std::string out =
+      fmt::format("  {:<18} {:>14}   {:>14}   {:>5}\n", "kept for backward", recipe.formats.precision, "bf16", "ratio");
+  const auto line = [&](std::string_view name, int64_t mine, int64_t theirs) {
+    if (theirs > 0)
+      out += fmt::format("  {:<18} {}   {}   {:>5.2f}\n", name, mebibytes(mine), mebibytes(theirs),
+                         static_cast<double>(mine) / static_cast<double>(theirs));
+  };
+  for (const MemoryClass c :
+       {MemoryClass::kLinearInputs, MemoryClass::kAttentionOutputs, MemoryClass::kSwiGluInputs, MemoryClass::kActivations})
+    line(c == MemoryClass::kActivations ? "all other" : memory_class_name(c), need.of(c), bf16.of(c));
+  line("together", need.activations(), bf16.activations());
+  return out;
 }
 
 }  // namespace rorqual

@@ -12,6 +12,9 @@ namespace rorqual {
 struct MemoryNeed {
   std::array<int64_t, kMemoryClasses> bytes{};  // the most ever held of each class
   int64_t total() const;
+  int64_t of(MemoryClass c) const { return bytes[static_cast<size_t>(c)]; }
+  // What is kept from forward to backward, without logits and scratch.
+  int64_t activations() const;
 };
 
 // The recipe must be complete and valid.
@@ -22,5 +25,7 @@ void check_memory(const MemoryNeed& need, int64_t available);
 
 // The table of classes, a line each, and the total beside what is available.
 std::string memory_table(const MemoryNeed& need, int64_t available);
+// What FP8's cache formats save: the kept classes beside those of the same recipe in BF16. Empty for other precisions.
+std::string activation_savings(const Recipe& recipe, const MemoryNeed& need);
 
 }  // namespace rorqual

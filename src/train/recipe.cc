@@ -174,8 +174,9 @@ void validate_schedule(const TrainRecipe& t) {
   require(t.bias_speed >= 0 && t.balance_alpha >= 0 && t.mtp_lambda >= 0 && t.mtp_lambda_end >= 0,
           "γ, α and λ must not be negative");
   require(t.checkpoint_steps > 0 && t.checkpoints_kept > 0, "train.checkpoint_steps and checkpoints_kept must be positive");
-  require(t.heldout_steps >= 0 && t.heldout_sequences >= 0 && t.sample_steps >= 0 && t.sample_tokens >= 0,
-          "train.heldout_steps, heldout_sequences, sample_steps and sample_tokens must not be negative");
+  require(
+      t.heldout_steps >= 0 && t.heldout_sequences >= 0 && t.sample_steps >= 0 && t.sample_tokens >= 0 && t.counter_steps >= 0,
+      "train.heldout_steps, heldout_sequences, counter_steps, sample_steps and sample_tokens must not be negative");
   require(t.spike_nats > 0 && t.skipped_steps_allowed >= 0,
           "train.spike_nats must be positive, skipped_steps_allowed not negative");
 }
@@ -289,7 +290,7 @@ void complete(Recipe& r, int64_t vocab_size) {
 }
 
 void validate(const Recipe& r) {
-  precision_from_name(r.precision);
+  make_precision(r.formats);
   require(r.seed >= 0, fmt::format("seed = {} must not be negative", r.seed));
   require(r.data.fim_rate >= 0 && r.data.fim_rate <= 1, fmt::format("data.fim_rate = {} must lie in [0, 1]", r.data.fim_rate));
   require(r.data.heldout_fraction >= 0 && r.data.heldout_fraction < 1,

@@ -8,6 +8,7 @@
 #include <vector>
 
 #include "model/config.h"
+#include "model/precision.h"
 
 namespace rorqual {
 
@@ -53,6 +54,7 @@ struct TrainRecipe {
   int64_t checkpoints_kept = 2;
   int64_t heldout_steps = 100;
   int64_t heldout_sequences = 32;
+  int64_t counter_steps = 10;
   int64_t sample_steps = 200;
   int64_t sample_tokens = 96;
   std::vector<std::string> sample_prompts = {"The "};
@@ -61,7 +63,7 @@ struct TrainRecipe {
 };
 
 struct Recipe {
-  std::string precision = "bf16";
+  PrecisionRecipe formats;
   int64_t seed = 1;
   int64_t grad_lanes = 1;
   int64_t expert_lane_group = 1;
@@ -76,12 +78,13 @@ struct Recipe {
 // Calls visit(key, reference, meaning) for every key, tables with a dot: "train.steps".
 template <class R, class Visit>
 void visit_recipe_keys(R& r, Visit&& visit) {
-  visit("precision", r.precision, "bf16 (products with FP32 sums, FP32 master weights, BF16 moments), fp32 or fp64");
+  visit_precision_keys(r.formats, visit);
   visit("seed", r.seed, "of every random number");
   visit("grad_lanes", r.grad_lanes, "lanes in which gradients are accumulated; a power of two; ranks own whole lanes");
   visit("expert_lane_group", r.expert_lane_group, "lanes that share an expert's accumulator; a power of two");
   visit("logical_nodes", r.logical_nodes, "groups of experts whose outputs combine sums before it rounds");
   visit("recompute", r.recompute, "norms, MLA up-projections and SwiGLU outputs again in backward; changes memory, no bit");
+  visit_fp8_keys(r.formats, visit);
   visit_model_keys(r.model, [&](const std::string& key, auto& value, const char* meaning) {
     visit(("model." + key).c_str(), value, meaning);
   });
@@ -120,6 +123,7 @@ void visit_recipe_keys(R& r, Visit&& visit) {
   visit("train.checkpoints_kept", t.checkpoints_kept, "older ones are removed");
   visit("train.heldout_steps", t.heldout_steps, "steps between held-out losses; 0: never");
   visit("train.heldout_sequences", t.heldout_sequences, "held-out sequences that are measured, at most");
+  visit("train.counter_steps", t.counter_steps, "steps between counts of the FP8 quantisers in metrics.jsonl; 0: never");
   visit("train.sample_steps", t.sample_steps, "steps between samples; 0: never");
   visit("train.sample_tokens", t.sample_tokens, "tokens of a sample");
   visit("train.sample_prompts", t.sample_prompts, "what samples begin with");

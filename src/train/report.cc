@@ -12,6 +12,7 @@
 #include "model/tensor_list.h"
 #include "train/recipe.h"
 #include "train/report_page.h"
+#include "train/report_quantisers.h"
 #include "train/run.h"
 #include "train/run_history.h"
 
@@ -119,7 +120,7 @@ std::string figures_html(const RunHistory& h, const Recipe& recipe, const Parame
                      p.mtp > 0 ? fmt::format(", {} more in MTP", with_unit(static_cast<double>(p.mtp))) : ""));
   if (const Series* rate = h.find("tokens_per_s"); rate != nullptr && std::isfinite(median_of(*rate)))
     figure("Throughput", with_unit(median_of(*rate)), "tokens/s, median");
-  figure("Precision", recipe.precision, fmt::format("sequences of {} tokens", recipe.train.sequence_length));
+  figure("Precision", recipe.formats.precision, fmt::format("sequences of {} tokens", recipe.train.sequence_length));
   if (!h.skipped.empty()) figure("Skipped steps", fmt::format("{}", h.skipped.size()), "loss or gradient out of range");
   return html;
 }
@@ -290,12 +291,14 @@ void write_report(const std::filesystem::path& run, const std::filesystem::path&
     recipe.tokenizer.path = directory_name(tokenizer);
   const RunHistory history = read_history(run);
   const TensorList tensors(recipe.model);
-  write_file_atomically(out, filled(kReportPage, {{"title", escaped(directory_name(run))},
-                                                  {"figures", figures_html(history, recipe, tensors.parameters())},
-                                                  {"table", table_html(history)},
-                                                  {"samples", samples_html(history)},
-                                                  {"recipe", escaped(print_recipe(recipe))},
-                                                  {"data", embedded_json(data_json(history, recipe, tensors))}}));
+  write_file_atomically(
+      out, filled(kReportPage, {{"title", escaped(directory_name(run))},
+                                {"figures", figures_html(history, recipe, tensors.parameters())},
+                                {"table", table_html(history)},
+                                {"quantisers", quantisers_html(history.quantised, history.quantised_step, recipe.model)},
+                                {"samples", samples_html(history)},
+                                {"recipe", escaped(print_recipe(recipe))},
+                                {"data", embedded_json(data_json(history, recipe, tensors))}}));
 }
 
 }  // namespace rorqual

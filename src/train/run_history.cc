@@ -67,6 +67,11 @@ void add_line(RunHistory& history, const Json& line, const Place& place) {
     history.load.push_back(std::move(load));
     history.load_step.push_back(x);
   }
+  if (line.contains("quantised")) {
+    if (!line["quantised"].is_object()) fail("{}:{}: \"quantised\" is no object", place.path, place.line);
+    history.quantised = line["quantised"];
+    history.quantised_step = step;
+  }
   if (line.contains("bias_range")) {
     const std::vector<double> range = numbers(line["bias_range"], "bias_range", place);
     if (range.size() != 2) fail("{}:{}: \"bias_range\" does not hold two numbers", place.path, place.line);

@@ -4,6 +4,7 @@
 #include <cstdint>
 #include <filesystem>
 #include <map>
+#include <nlohmann/json.hpp>
 #include <string>
 #include <vector>
 
@@ -44,6 +45,8 @@ struct RunHistory {
   std::vector<std::vector<double>> load;  // [line][block], largest over mean; empty without experts
   std::vector<double> load_step;
   std::vector<SampleLine> samples;
+  nlohmann::ordered_json quantised;  // what the FP8 quantisers saw, of the last line that says; else null
+  int64_t quantised_step = 0;
 
   // nullptr where the run has no such values.
   const Series* find(const std::string& key) const;

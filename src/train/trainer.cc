@@ -28,6 +28,7 @@ Recipe checked_for_memory(const Recipe& recipe) {
   const int64_t available = machine_memory().available_bytes;
   check_memory(need, available);
   info("memory of the run\n{}", memory_table(need, available));
+  if (const std::string savings = activation_savings(recipe, need); !savings.empty()) info("what FP8 saves\n{}", savings);
   return recipe;
 }
 
@@ -51,7 +52,7 @@ Trainer::Trainer(const PreparedRun& run, const TrainOptions& options, bool resum
       flops_per_token_(training_flops_per_token(recipe_.model, recipe_.train.sequence_length)),
       arena_(&memory_),
       work_(&memory_),
-      weights_(recipe_.model, precision_from_name(recipe_.precision), true, arena_),
+      weights_(recipe_.model, make_precision(recipe_.formats), true, arena_),
       model_(recipe_.model, weights_, recipe_.logical_nodes, arena_),
       gradients_(weights_, recipe_.model, recipe_.grad_lanes, recipe_.expert_lane_group, arena_),
       optimizer_(weights_,
@@ -80,7 +81,7 @@ void Trainer::print_tables() const {
        recipe_.model.num_nextn_predict_layers);
   info("data: {} documents, {:.2f}M tokens to train on; {} documents, {:.2f}M tokens held out", training_.documents(),
        static_cast<double>(training_.tokens()) / 1e6, heldout_.documents(), static_cast<double>(heldout_.tokens()) / 1e6);
-  info("precision {}, {} threads, measured peak {:.0f} GFLOP/s", recipe_.precision, stream_.threads(), peak_gflops_);
+  info("precision {}, {} threads, measured peak {:.0f} GFLOP/s", recipe_.formats.precision, stream_.threads(), peak_gflops_);
 }
 
 void Trainer::start_from(const PreparedRun& run, bool resume) {
@@ -109,6 +110,7 @@ void Trainer::start_from(const PreparedRun& run, bool resume) {
   updates_ = c.trainer.at("updates");
   skipped_in_a_row_ = c.trainer.at("skipped_in_a_row");
   for (const auto& loss : c.trainer.at("recent_losses")) recent_.push_back(loss);
+  if (c.trainer.contains("amax_history")) weights_.ledger().restore_amax_history(c.trainer["amax_history"]);
   if (c.trainer.contains("heldout_loss")) last_heldout_ = c.trainer["heldout_loss"].get<double>();
   info("resumed at step {}", step_);
 }
@@ -159,8 +161,17 @@ MicroBatchResult Trainer::accumulate(int64_t sequences) {
   return sum;
 }
 
+// What is wrong with the step's numbers; empty: nothing.
+std::string Trainer::not_finite(const MicroBatchResult& losses, const GradientNorm& norm) const {
+  if (const auto place = weights_.ledger().not_finite())
+    return fmt::format("NaN or infinity in {}{}, before it was quantised", layer_prefix(place->block),
+                       quantised_tensor_name(place->tensor));
+  if (!norm.not_finite.empty()) return "NaN or infinity in the gradient of " + norm.not_finite;
+  return std::isfinite(losses.loss) ? "" : "the loss is not finite";
+}
+
 bool Trainer::diverged(const MicroBatchResult& losses, const GradientNorm& norm) const {
-  if (!std::isfinite(losses.loss) || !norm.not_finite.empty()) return true;
+  if (!not_finite(losses, norm).empty()) return true;
   if (recent_.size() < kFewestLosses) return false;
   const double mean = std::accumulate(recent_.begin(), recent_.end(), 0.0) / static_cast<double>(recent_.size());
   return losses.loss > mean + recipe_.train.spike_nats;
@@ -172,6 +183,7 @@ nlohmann::ordered_json Trainer::step() {
   const TrainRecipe& t = recipe_.train;
   const int64_t sequences = batch_sequences(t, recipe_.grad_lanes, tokens_), step_tokens = sequences * t.sequence_length;
   const double rate = learning_rate(t, step_ + 1, tokens_);
+  weights_.ledger().reset();
   const MicroBatchResult losses = accumulate(sequences);
   const GradientBuffer gradients = gradients_.total(stream_);
   const GradientNorm norm = optimizer_.gradient_norm(gradients, stream_);
@@ -179,9 +191,9 @@ nlohmann::ordered_json Trainer::step() {
   if (ema_) ema_->wait();  // it read the weights while this step ran
   if (skipped) {
     ++skipped_in_a_row_;
-    warn("step {} is skipped: loss {:.4f}, gradient norm {:.4g}; {} in {}", step_ + 1, losses.loss, norm.norm,
-         norm.not_finite.empty() ? "the largest gradient is" : "NaN or infinity in the gradient of",
-         norm.not_finite.empty() ? norm.largest : norm.not_finite);
+    const std::string reason = not_finite(losses, norm);
+    warn("step {} is skipped: loss {:.4f}, gradient norm {:.4g}; {}", step_ + 1, losses.loss, norm.norm,
+         reason.empty() ? "the largest gradient is in " + norm.largest : reason);
   } else {
     const TraceSpan update("optimizer");
     optimizer_.step(gradients, norm.norm, rate, ++updates_, stream_);
@@ -195,6 +207,7 @@ nlohmann::ordered_json Trainer::step() {
     recent_.push_back(losses.loss);
     if (recent_.size() > kRecentLosses) recent_.pop_front();
   }
+  if (weights_.precision().delayed_steps > 0) weights_.ledger().remember_amax(weights_.precision().delayed_steps);
   ++step_;
   tokens_ += step_tokens;
   sequences_ += sequences;
@@ -210,6 +223,7 @@ nlohmann::ordered_json Trainer::step() {
   line["batch_sequences"] = sequences;
   line["mtp_lambda"] = mtp_lambda(t, tokens_ - step_tokens);
   add_expert_metrics(line, losses);
+  if (t.counter_steps > 0 && step_ % t.counter_steps == 0) add_quantiser_metrics(line);
   if (skipped) line["skipped"] = true;
   line["tokens_per_s"] = static_cast<double>(step_tokens) / seconds;
   line["step_ms"] = seconds * 1e3;
@@ -238,6 +252,30 @@ void Trainer::add_expert_metrics(nlohmann::ordered_json& line, const MicroBatchR
     });
   }
   line["bias_range"] = {number(low), number(high)};
+}
+
+// Of this step, by tensor; lists are by block.
+void Trainer::add_quantiser_metrics(nlohmann::ordered_json& line) const {
+  if (!weights_.precision().is_fp8()) return;
+  const QuantiseLedger& ledger = weights_.ledger();
+  const auto rounded = [](double x) { return std::stod(fmt::format("{:.3g}", x)); };
+  nlohmann::ordered_json all;
+  for (size_t i = 0; i < kQuantisedTensors; ++i) {
+    const auto tensor = static_cast<QuantisedTensor>(i);
+    nlohmann::ordered_json saturated, flushed, scale;
+    bool any = false;
+    for (int64_t block = 0; block < ledger.blocks(); ++block) {
+      const QuantiseCounts c = ledger.at(block, tensor).read();
+      const auto values = static_cast<double>(std::max<int64_t>(c.values, 1));
+      saturated.push_back(rounded(static_cast<double>(c.saturated) / values));
+      flushed.push_back(rounded(static_cast<double>(c.flushed) / values));
+      scale.push_back({rounded(c.smallest_scale), rounded(c.largest_scale)});
+      any = any || c.values > 0;
+    }
+    if (any)
+      all[std::string(quantised_tensor_name(tensor))] = {{"saturated", saturated}, {"flushed", flushed}, {"scale", scale}};
+  }
+  line["quantised"] = all;
 }
 
 double Trainer::heldout_loss() {
@@ -279,12 +317,13 @@ void Trainer::save_checkpoint() {
   c.tokens = tokens_;
   c.sequences = sequences_;
   c.config = recipe_.model;
-  c.precision = recipe_.precision;
+  c.precision = recipe_.formats.precision;
   c.recipe = print_recipe(recipe_);
   c.trainer["updates"] = updates_;
   c.trainer["skipped_in_a_row"] = skipped_in_a_row_;
   c.trainer["recent_losses"] = recent_;
   if (last_heldout_) c.trainer["heldout_loss"] = *last_heldout_;
+  if (weights_.precision().delayed_steps > 0) c.trainer["amax_history"] = weights_.ledger().amax_history();
   c.model = named_tensors(weights_);
   if (ema_) c.ema = named_tensors(weights_.list(), ema_->dense(), ema_->expert());
   c.moments = named_tensors(weights_.list(), optimizer_.dense_m(), optimizer_.expert_m(), "m.", true);

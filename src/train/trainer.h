@@ -54,10 +54,12 @@ class Trainer {
   void start_from(const PreparedRun& run, bool resume);
   MicroBatch micro_batch(int64_t first_sequence) const;
   MicroBatchResult accumulate(int64_t sequences);
+  std::string not_finite(const MicroBatchResult& losses, const GradientNorm& norm) const;
   bool diverged(const MicroBatchResult& losses, const GradientNorm& norm) const;
   nlohmann::ordered_json step();
   double heldout_loss();
   void add_expert_metrics(nlohmann::ordered_json& line, const MicroBatchResult& losses) const;
+  void add_quantiser_metrics(nlohmann::ordered_json& line) const;
   void show_progress(const nlohmann::ordered_json& line, int64_t last_step, double begin_s, int64_t begin_step);
   void write_samples();
   void save_checkpoint();

@@ -185,7 +185,7 @@ TEST(Trainer, MemoryTableIsWhatTheRunAllocates) {
   ThreadPool pool(2);
   const Stream stream(pool);
   Arena arena(&use);
-  Weights weights(r.model, precision_from_name(r.precision), true, arena);
+  Weights weights(r.model, make_precision(r.formats), true, arena);
   const Model model(r.model, weights, 1, arena);
   GradientAccumulators gradients(weights, r.model, 1, 1, arena);
   const Optimizer optimizer(weights, {}, arena);
