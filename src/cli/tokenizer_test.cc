@@ -33,6 +33,7 @@ class TokenizerCommand : public testing::Test {
   Outcome run(std::vector<std::string> arguments, const std::string& input = "") const {
     arguments.insert(arguments.begin(), {"rorqual", "tokenizer"});
     std::vector<const char*> words;
+    words.reserve(arguments.size());
     for (const std::string& word : arguments) words.push_back(word.c_str());
     static constexpr AddCommand kCommands[] = {add_tokenizer};
     std::istringstream stream(input);
@@ -47,7 +48,7 @@ class TokenizerCommand : public testing::Test {
   }
 
   std::string train() const {
-    const std::string out = (dir_ / "tokenizer").string();
+    std::string out = (dir_ / "tokenizer").string();
     const Outcome outcome =
         run({"train", "--data", (dir_ / "data").string(), "--vocab", "270", "--heldout", "0", "--out", out});
     EXPECT_EQ(outcome.code, 0) << outcome.err;

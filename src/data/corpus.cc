@@ -94,7 +94,7 @@ class FolderWalk {
 
 std::string last_component(const fs::path& path) {
   const fs::path p = path.has_filename() ? path : path.parent_path();
-  const std::string name = p.filename().string();
+  std::string name = p.filename().string();
   if (!name.empty() && name != "." && name != "..") return name;
   std::error_code error;
   const std::string canonical = fs::weakly_canonical(path, error).filename().string();
@@ -170,6 +170,7 @@ CorpusSource open_source(const DataSpec& spec) {
 
 std::vector<CorpusSource> open_sources(const std::vector<DataSpec>& specs) {
   std::vector<CorpusSource> sources;
+  sources.reserve(specs.size());
   for (const DataSpec& spec : specs) sources.push_back(open_source(spec));
   return sources;
 }

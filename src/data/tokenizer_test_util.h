@@ -65,7 +65,8 @@ inline std::string random_bytes(Draws& draws, size_t size) {
 
 // Characters of all kinds, those that the patterns tell apart often.
 inline std::string random_text(Draws& draws, size_t characters) {
-  static const std::u32string kOften = U"aZ é  \t\n\r\u0085\u00A0\u3000\uFEFF'.,<|{1٣Ⅷ中ー・ぁ\u0301\u00AD€😀\u0000\u0001";
+  using namespace std::string_literals;  // whose strings may hold a NUL
+  static const std::u32string kOften = U"aZ é  \t\n\r\u0085\u00A0\u3000\uFEFF'.,<|{1٣Ⅷ中ー・ぁ\u0301\u00AD€😀\u0000\u0001"s;
   std::string text;
   for (size_t i = 0; i < characters; ++i) {
     if (draws.below(4) > 0) {
