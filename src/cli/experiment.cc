@@ -6,7 +6,7 @@ namespace rorqual {
 
 void add_experiment(CLI::App& app) {
   struct Options {
-    std::string name, out;
+    std::string name, out, recipe = "tiny";
     std::vector<std::string> data;
     int64_t steps = 0;
     bool json = false;
@@ -25,12 +25,14 @@ void add_experiment(CLI::App& app) {
   command->add_option("--data", options->data, "text to train on, as 'rorqual train' takes it; may be repeated (training only)")
       ->type_name("PATH")
       ->allow_extra_args(false);
+  command->add_option("--recipe", options->recipe, "what to train (training only; default tiny)")->type_name("RECIPE");
   command->add_option("--steps", options->steps, "optimizer steps of each run (training only)")->check(integer_in(1));
   add_json_flag(*command, options->json);
   command->callback([options] {
     ExperimentRequest request;
     request.directory = options->out.empty() ? "experiment-" + options->name : options->out;
     if (options->steps > 0) request.steps = options->steps;
+    request.recipe = options->recipe;
     request.data = options->data;
     ThreadPool pool(default_thread_count());
     const auto json = run_experiment(find_experiment(options->name), request, Stream(pool));

@@ -3,6 +3,7 @@
 #include "base/error.h"
 #include "base/file.h"
 #include "base/log.h"
+#include "train/recipe.h"
 
 namespace rorqual {
 namespace {
@@ -10,6 +11,11 @@ namespace {
 constexpr Experiment kExperiments[] = {
     {"accumulator", "What do a limited accumulator and its promotion cost in accuracy?", false, run_accumulator_experiment},
     {"outliers", "How far does one large value spoil the values that share its scale?", false, run_outliers_experiment},
+    {"fp8-loss", "How far is the loss of FP8 training from BF16's, and how far do two BF16 runs drift apart?", true,
+     run_fp8_loss_experiment},
+    {"gradient-format", "What do E5M2 gradients, or gradients in blocks of 128×128, cost?", true,
+     run_gradient_format_experiment},
+    {"moments", "What do optimizer moments in BF16 cost against FP32?", true, run_moments_experiment},
 };
 
 std::filesystem::path result_file(const Experiment& experiment, const ExperimentRequest& request, const char* extension) {
@@ -18,9 +24,12 @@ std::filesystem::path result_file(const Experiment& experiment, const Experiment
 
 void check_request(const Experiment& experiment, const ExperimentRequest& request) {
   if (!experiment.trains && request.steps) fail_usage("experiment {} trains nothing: leave out --steps", experiment.name);
+  if (!experiment.trains && request.recipe != ExperimentRequest().recipe)
+    fail_usage("experiment {} trains nothing: leave out --recipe", experiment.name);
   if (!experiment.trains && !request.data.empty()) fail_usage("experiment {} reads no text: leave out --data", experiment.name);
   if (experiment.trains && request.data.empty())
     fail_usage("experiment {} trains models: give it text with --data PATH, as `rorqual train` takes it", experiment.name);
+  if (experiment.trains) find_recipe(request.recipe);
   std::error_code error;
   std::filesystem::create_directories(request.directory, error);
   if (error)
@@ -32,7 +41,8 @@ void check_request(const Experiment& experiment, const ExperimentRequest& reques
 std::string command_line(const Experiment& experiment, const ExperimentRequest& request) {
   std::string command = fmt::format("rorqual experiment {}", experiment.name);
   // Where things lie on this machine is nobody's business.
-  if (experiment.trains) command += " --data PATH";
+  if (experiment.trains)
+    command += fmt::format(" --recipe {} --data PATH", std::filesystem::path(request.recipe).stem().string());
   if (request.steps) command += fmt::format(" --steps {}", *request.steps);
   return command;
 }

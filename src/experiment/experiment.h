@@ -18,6 +18,7 @@ namespace rorqual {
 struct ExperimentRequest {
   std::filesystem::path directory;
   std::optional<int64_t> steps;   // of each training run, in place of the experiment's own number
+  std::string recipe = "tiny";    // of experiments that train
   std::vector<std::string> data;  // as `rorqual train --data` takes it; experiments that train need it
 };
 
@@ -38,5 +39,8 @@ nlohmann::ordered_json run_experiment(const Experiment& experiment, const Experi
 
 ExperimentResult run_accumulator_experiment(const ExperimentRequest& request, const Stream& stream);
 ExperimentResult run_outliers_experiment(const ExperimentRequest& request, const Stream& stream);
+ExperimentResult run_fp8_loss_experiment(const ExperimentRequest& request, const Stream& stream);
+ExperimentResult run_gradient_format_experiment(const ExperimentRequest& request, const Stream& stream);
+ExperimentResult run_moments_experiment(const ExperimentRequest& request, const Stream& stream);
 
 }  // namespace rorqual
