@@ -114,7 +114,10 @@ Tensor SafetensorsFile::tensor(const SafetensorsEntry& e) const {
   for (const DType t : {DType::kF64, DType::kF32, DType::kBF16, DType::kI32, DType::kI64, DType::kU8}) {
     if (dtype_name(t) != e.dtype) continue;
     const int64_t cols = e.shape.empty() ? 1 : e.shape.back();
-    return {const_cast<std::byte*>(bytes(e).data()), t, cols == 0 ? 0 : e.count() / cols, cols};
+    std::span<const std::byte> values = bytes(e);
+    if (reinterpret_cast<uintptr_t>(values.data()) % static_cast<uintptr_t>(size_of(t)) != 0)
+      values = aligned_.try_emplace(e.begin, values.begin(), values.end()).first->second;
+    return {const_cast<std::byte*>(values.data()), t, cols == 0 ? 0 : e.count() / cols, cols};
   }
   fail("{}: tensor '{}' has dtype {}; this command reads F64, F32, BF16 and integers", path_.string(), e.name, e.dtype);
 }

@@ -33,7 +33,8 @@ class SafetensorsFile {
   const SafetensorsEntry* find(const std::string& name) const;
   // The raw bytes of an entry, in the map.
   std::span<const std::byte> bytes(const SafetensorsEntry& entry) const;
-  // A view [rows = product of all but the last dimension, cols]; the dtype must be one of ours, else an Error.
+  // A view [rows = product of all but the last dimension, cols]; the dtype must be one of ours, else an Error. Into the map;
+  // the format aligns nothing, so what lies askew is copied once and kept. For one thread.
   Tensor tensor(const SafetensorsEntry& entry) const;
   // The tensor of that name, or an Error that names the file.
   Tensor tensor(const std::string& name) const;
@@ -45,6 +46,7 @@ class SafetensorsFile {
   std::map<std::string, size_t> index_;
   std::map<std::string, std::string> metadata_;
   int64_t data_begin_ = 0;
+  mutable std::map<int64_t, std::vector<std::byte>> aligned_;  // copies, by begin
 };
 
 // Parses the header of a file of `file_bytes` bytes whose first bytes are `text` (at least the whole header). For readers and
