@@ -2,7 +2,6 @@
 #include "numerics/accumulator.h"
 
 #include <algorithm>
-#include <array>
 #include <cmath>
 
 #include "base/error.h"
@@ -14,11 +13,15 @@
 namespace rorqual {
 namespace {
 
-constexpr std::array<int64_t, 6> kLengths = {512, 1024, 2048, 4096, 8192, 16384};
 constexpr int64_t kReportLength = 4096;
-constexpr int64_t kRows = 64;  // of each operand: kRows² sums
 constexpr int64_t kGroup = 128;
 constexpr uint64_t kSeed = 1;
+
+// How much is measured.
+struct Extent {
+  std::vector<int64_t> lengths = {512, 1024, 2048, 4096, 8192, 16384};  // K
+  int64_t rows = 64;                                                    // of each operand: their square is the number of sums
+};
 
 struct Distribution {
   const char* name;
@@ -43,11 +46,12 @@ std::string variant_name(const Accumulator& a) {
   return fmt::format("{} bits{}", a.fraction_bits, a.promote > 0 ? fmt::format(", FP32 every {}", a.promote) : "");
 }
 
-// [kRows, k], quantised to E4M3 in groups of 128 with power-of-two scales, and back.
-std::vector<float> quantised_rows(const Distribution& distribution, uint32_t operand, int64_t k, const Stream& stream) {
-  std::vector<float> values(static_cast<size_t>(kRows * k));
+// [rows, k], quantised to E4M3 in groups of 128 with power-of-two scales, and back.
+std::vector<float> quantised_rows(const Distribution& distribution, uint32_t operand, int64_t rows, int64_t k,
+                                  const Stream& stream) {
+  std::vector<float> values(static_cast<size_t>(rows * k));
   const RandomKey key{.seed = kSeed, .purpose = RandomPurpose::kTest, .step = static_cast<uint64_t>(k), .layer = operand};
-  stream.parallel(kRows * k / kGroup, [&](int64_t group) {
+  stream.parallel(rows * k / kGroup, [&](int64_t group) {
     float* x = values.data() + group * kGroup;
     float amax = 0;
     for (int64_t i = 0; i < kGroup; ++i) {
@@ -96,18 +100,19 @@ Errors errors_of(const std::vector<double>& exact, const std::vector<double>& su
   return e;
 }
 
-std::vector<Measurement> measure(const Distribution& distribution, int64_t k, const Stream& stream) {
-  const std::vector<float> a = quantised_rows(distribution, 0, k, stream), b = quantised_rows(distribution, 1, k, stream);
+std::vector<Measurement> measure(const Distribution& distribution, int64_t rows, int64_t k, const Stream& stream) {
+  const std::vector<float> a = quantised_rows(distribution, 0, rows, k, stream),
+                           b = quantised_rows(distribution, 1, rows, k, stream);
   const auto row = [&](const std::vector<float>& x, int64_t r) {
     return std::span<const float>(x.data() + r * k, static_cast<size_t>(k));
   };
-  constexpr auto kSums = static_cast<size_t>(kRows * kRows);
-  std::vector<double> exact(kSums);
+  const auto count = static_cast<size_t>(rows * rows);
+  std::vector<double> exact(count);
   const std::vector<Accumulator> list = variants();
-  std::vector<std::vector<double>> sums(list.size(), std::vector<double>(kSums));
-  stream.parallel(kRows, [&](int64_t m) {
-    for (int64_t n = 0; n < kRows; ++n) {
-      const auto at = static_cast<size_t>(m * kRows + n);
+  std::vector<std::vector<double>> sums(list.size(), std::vector<double>(count));
+  stream.parallel(rows, [&](int64_t m) {
+    for (int64_t n = 0; n < rows; ++n) {
+      const auto at = static_cast<size_t>(m * rows + n);
       exact[at] = exact_sum(row(a, m).data(), row(b, n).data(), k);
       for (size_t v = 0; v < list.size(); ++v)
         sums[v][at] = static_cast<double>(accumulate_products(list[v], row(a, m), row(b, n)));
@@ -129,15 +134,16 @@ std::string largest_and_mean(double largest, double mean) {
   return percent(largest) + " / " + percent(mean);
 }
 
-TextTable length_table(const std::vector<Measurement>& all, const Distribution& d) {
+TextTable length_table(const std::vector<Measurement>& all, const Extent& extent, const Distribution& d) {
   TextTable table;
   table.title = fmt::format("{} inputs", d.name);
-  table.note = fmt::format("largest / mean error of {} sums, over the root mean square of the exact sums", kRows * kRows);
+  table.note =
+      fmt::format("largest / mean error of {} sums, over the root mean square of the exact sums", extent.rows * extent.rows);
   table.columns = {"accumulator"};
-  for (const int64_t k : kLengths) table.columns.push_back(fmt::format("K = {}", k));
+  for (const int64_t k : extent.lengths) table.columns.push_back(fmt::format("K = {}", k));
   for (const Accumulator& a : variants()) {
     table.rows.push_back({variant_name(a)});
-    for (const int64_t k : kLengths) {
+    for (const int64_t k : extent.lengths) {
       const Errors& e = find(all, d, k, a).errors;
       table.rows.back().push_back(largest_and_mean(e.max_of_typical, e.mean_of_typical));
     }
@@ -162,7 +168,7 @@ TextTable relative_table(const std::vector<Measurement>& all) {
   return table;
 }
 
-Chart length_chart(const std::vector<Measurement>& all, const Distribution& d) {
+Chart length_chart(const std::vector<Measurement>& all, const Extent& extent, const Distribution& d) {
   Chart chart{.title = fmt::format("{} inputs: error over K", d.name),
               .note = "Largest error of a sum over the root mean square of the exact sums.",
               .x_name = "K",
@@ -173,7 +179,7 @@ Chart length_chart(const std::vector<Measurement>& all, const Distribution& d) {
   for (const Accumulator& a :
        {Accumulator{13, 0}, Accumulator{14, 0}, Accumulator{13, 128}, Accumulator{14, 128}, Accumulator{}}) {
     ChartSeries s{.name = variant_name(a), .x = {}, .y = {}, .dashed = a.promote > 0};
-    for (const int64_t k : kLengths) {
+    for (const int64_t k : extent.lengths) {
       s.x.push_back(static_cast<double>(k));
       s.y.push_back(find(all, d, k, a).errors.max_of_typical);
     }
@@ -235,21 +241,22 @@ std::vector<Claim> claims_of(const std::vector<Measurement>& all) {
 
 }  // namespace
 
-ExperimentResult run_accumulator_experiment(const ExperimentRequest&, const Stream& stream) {
+ExperimentResult run_accumulator_experiment(const ExperimentRequest& request, const Stream& stream) {
+  const Extent extent = request.quick ? Extent{{512, kReportLength}, 8} : Extent{};
   ExperimentResult result;
   result.settings = {{"operands", "E4M3, power-of-two scales per 128 of K, folded into the values"},
-                     {"sums_per_row", kRows * kRows},
+                     {"sums", extent.rows * extent.rows},
                      {"seed", kSeed},
                      {"exact", "double, of the quantised operands"},
                      {"relative", "|error| / |exact|"},
                      {"typical", "root mean square of the exact sums"}};
   std::vector<Measurement> all;
   for (const Distribution& d : kDistributions) {
-    for (const int64_t k : kLengths)
-      for (const Measurement& m : measure(d, k, stream)) all.push_back(m);
-    result.tables.push_back(length_table(all, d));
+    for (const int64_t k : extent.lengths)
+      for (const Measurement& m : measure(d, extent.rows, k, stream)) all.push_back(m);
+    result.tables.push_back(length_table(all, extent, d));
     log_table(result.tables.back());
-    result.charts.push_back(length_chart(all, d));
+    result.charts.push_back(length_chart(all, extent, d));
   }
   result.tables.push_back(relative_table(all));
   log_table(result.tables.back());

@@ -20,6 +20,7 @@ struct ExperimentRequest {
   std::optional<int64_t> steps;   // of each training run, in place of the experiment's own number
   std::string recipe = "tiny";    // of experiments that train
   std::vector<std::string> data;  // as `rorqual train --data` takes it; experiments that train need it
+  bool quick = false;             // a small part of the measurements: for tests
 };
 
 struct Experiment {

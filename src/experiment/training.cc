@@ -186,6 +186,7 @@ std::optional<double> LossStudy::mean_heldout(size_t arm) const {
 
 LossStudy study_losses(const ExperimentRequest& request, std::vector<Arm> arms, const Stream& stream) {
   LossStudy study{.arms = std::move(arms), .seeds = {1, 2, 3}, .steps = request.steps.value_or(kDefaultSteps), .runs = {}};
+  if (request.quick) study.seeds = {1};
   study.runs.resize(study.arms.size());
   // Recipes first: a mistake in the last arm is told before the first one has trained.
   for (const Arm& arm : study.arms) arm_recipe(request, arm, study.seeds.front(), study.steps);
