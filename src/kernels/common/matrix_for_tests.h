@@ -16,6 +16,11 @@
 
 namespace rorqual::testing {
 
+inline Stream one_thread() {
+  static ThreadPool pool(1);
+  return Stream(pool);
+}
+
 // A matrix with `gap` elements between rows and `offset` elements (at least one) before the first, so that rows start at odd
 // addresses. Every byte begins as 0xff, a NaN in every format; what a kernel does not write stays poison.
 class Matrix {
@@ -67,6 +72,12 @@ class Matrix {
   std::vector<std::byte> bytes_;
   Tensor view_;
 };
+
+inline Matrix in_double(const Matrix& m) {
+  Matrix wide(DType::kF64, m.rows(), m.cols());
+  wide.fill([&](int64_t r, int64_t c) { return m.at(r, c); });
+  return wide;
+}
 
 // Empty if all elements have the same bits (NaNs are equal whatever their payload), else the first that differs.
 inline std::string difference(const Matrix& expected, const Matrix& actual) {

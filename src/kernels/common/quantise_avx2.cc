@@ -41,13 +41,13 @@ Mask equal(Vec a, Vec b) {
 int64_t count_lanes(Mask mask) {
   return __builtin_popcount(static_cast<unsigned>(_mm256_movemask_ps(mask)));
 }
-int64_t count_zero_bytes(__m256i bytes) {
+[[gnu::always_inline]] inline int64_t count_zero_bytes(__m256i bytes) {
   const __m256i zero = _mm256_cmpeq_epi8(bytes, _mm256_setzero_si256());
   return __builtin_popcount(static_cast<unsigned>(_mm256_movemask_epi8(zero)));
 }
 
 // The largest magnitude of 128 values, in bits.
-uint32_t group_amax(const float* x) {
+[[gnu::always_inline]] inline uint32_t group_amax(const float* x) {
   Ints a = ints(abs(load(x))), b = ints(abs(load(x + kLanes)));
   for (int64_t i = 2 * kLanes; i < 128; i += 2 * kLanes) {
     a = max32(a, ints(abs(load(x + i))));
@@ -59,7 +59,7 @@ uint32_t group_amax(const float* x) {
   four = _mm_max_epi32(four, _mm_shuffle_epi32(four, 0xb1));
   return static_cast<uint32_t>(_mm_cvtsi128_si32(four));
 }
-uint32_t group_amax(const Bf16* x) {
+[[gnu::always_inline]] inline uint32_t group_amax(const Bf16* x) {
   const __m256i magnitude = _mm256_set1_epi16(0x7fff);
   __m256i words = _mm256_setzero_si256();
   for (int64_t i = 0; i < 128; i += 16) {
@@ -73,13 +73,13 @@ uint32_t group_amax(const Bf16* x) {
 
 // Magnitudes in `bits`, and the sign of y just above them.
 template <int kBits>
-Ints with_sign(Ints magnitude, Vec y) {
+[[gnu::always_inline]] inline Ints with_sign(Ints magnitude, Vec y) {
   const Ints sign = _mm256_and_si256(_mm256_srli_epi32(ints(y), 31 - kBits), set32(1u << kBits));
   return _mm256_or_si256(_mm256_and_si256(magnitude, set32((1u << kBits) - 1)), sign);
 }
 
 // Codes of eight bits, signs from the values; how many are zero.
-int64_t store_eight(uint8_t* codes, const Ints (&magnitudes)[4], const Vec (&y)[4]) {
+[[gnu::always_inline]] inline int64_t store_eight(uint8_t* codes, const Ints (&magnitudes)[4], const Vec (&y)[4]) {
   Ints code[4];
   for (int k = 0; k < 4; ++k) code[k] = with_sign<7>(magnitudes[k], y[k]);
   const __m256i bytes = _mm256_packus_epi16(_mm256_packus_epi32(code[0], code[1]), _mm256_packus_epi32(code[2], code[3]));
@@ -89,7 +89,7 @@ int64_t store_eight(uint8_t* codes, const Ints (&magnitudes)[4], const Vec (&y)[
 }
 
 // Codes of twelve bits, two in three bytes.
-int64_t store_twelve(uint8_t* codes, const Ints (&magnitudes)[4], const Vec (&y)[4]) {
+[[gnu::always_inline]] inline int64_t store_twelve(uint8_t* codes, const Ints (&magnitudes)[4], const Vec (&y)[4]) {
   int64_t zero_codes = 0;
   alignas(32) uint8_t buffer[48 + 16];
   for (int k = 0; k < 4; ++k) {
@@ -109,7 +109,7 @@ int64_t store_twelve(uint8_t* codes, const Ints (&magnitudes)[4], const Vec (&y)
 
 // 16 codes as FP16.
 template <DType kType>
-__m256i halves(const uint8_t* codes) {
+[[gnu::always_inline]] inline __m256i halves(const uint8_t* codes) {
   const __m256i magnitude = _mm256_set1_epi16(0x7fff);
   if constexpr (kType == DType::kE5M6) {
     // 24 bytes, 12 to each half; then pairs of codes in 32 bits.
@@ -133,7 +133,7 @@ __m256i halves(const uint8_t* codes) {
   return _mm256_or_si256(words, _mm256_and_si256(nan, _mm256_set1_epi16(0x7e00)));
 }
 template <DType kType>
-void load_halves(const uint8_t* codes, Vec (&x)[4]) {
+[[gnu::always_inline]] inline void load_halves(const uint8_t* codes, Vec (&x)[4]) {
   const __m256i low = halves<kType>(codes), high = halves<kType>(codes + (kType == DType::kE5M6 ? 24 : 16));
   x[0] = _mm256_cvtph_ps(_mm256_castsi256_si128(low));
   x[1] = _mm256_cvtph_ps(_mm256_extracti128_si256(low, 1));
@@ -141,7 +141,7 @@ void load_halves(const uint8_t* codes, Vec (&x)[4]) {
   x[3] = _mm256_cvtph_ps(_mm256_extracti128_si256(high, 1));
 }
 // How many of kUnit codes of eight bits are zero.
-int64_t zero_bytes(const uint8_t* codes) {
+[[gnu::always_inline]] inline int64_t zero_bytes(const uint8_t* codes) {
   const __m256i bytes = _mm256_loadu_si256(reinterpret_cast<const __m256i*>(codes));
   return count_zero_bytes(_mm256_and_si256(bytes, _mm256_set1_epi8(0x7f)));
 }

@@ -43,12 +43,12 @@ int64_t count_lanes(Mask mask) {
 }
 
 // The largest magnitude of 128 values, in bits.
-uint32_t group_amax(const float* x) {
+[[gnu::always_inline]] inline uint32_t group_amax(const float* x) {
   Ints largest = ints(abs(load(x)));
   for (int64_t i = kLanes; i < 128; i += kLanes) largest = max32(largest, ints(abs(load(x + i))));
   return static_cast<uint32_t>(_mm512_reduce_max_epi32(largest));
 }
-uint32_t group_amax(const Bf16* x) {
+[[gnu::always_inline]] inline uint32_t group_amax(const Bf16* x) {
   const Ints magnitude = _mm512_set1_epi16(0x7fff);
   const auto at = [&](int64_t i) { return _mm512_and_si512(_mm512_loadu_si512(x + i), magnitude); };
   const Ints words = _mm512_max_epu16(_mm512_max_epu16(at(0), at(32)), _mm512_max_epu16(at(64), at(96)));
@@ -60,7 +60,7 @@ uint32_t group_amax(const Bf16* x) {
 
 // Byte kByte of each lane of four vectors, in order.
 template <int kByte>
-__m512i bytes_of_lanes(Ints a, Ints b, Ints c, Ints d) {
+[[gnu::always_inline]] inline __m512i bytes_of_lanes(Ints a, Ints b, Ints c, Ints d) {
   alignas(64) static constexpr auto kIndex = [] {
     struct {
       uint8_t at[64];
@@ -73,7 +73,7 @@ __m512i bytes_of_lanes(Ints a, Ints b, Ints c, Ints d) {
 }
 
 // Codes of eight bits, signs from the values; how many are zero.
-int64_t store_eight(uint8_t* codes, const Ints (&magnitudes)[4], const Vec (&y)[4]) {
+[[gnu::always_inline]] inline int64_t store_eight(uint8_t* codes, const Ints (&magnitudes)[4], const Vec (&y)[4]) {
   const __m512i magnitude = bytes_of_lanes<0>(magnitudes[0], magnitudes[1], magnitudes[2], magnitudes[3]);
   const __m512i sign = bytes_of_lanes<3>(ints(y[0]), ints(y[1]), ints(y[2]), ints(y[3]));
   _mm512_storeu_si512(codes, _mm512_ternarylogic_epi32(magnitude, sign, _mm512_set1_epi8(-128), 0xf8));  // a | (b & c)
@@ -81,7 +81,7 @@ int64_t store_eight(uint8_t* codes, const Ints (&magnitudes)[4], const Vec (&y)[
 }
 
 // Codes of twelve bits, two in three bytes.
-int64_t store_twelve(uint8_t* codes, const Ints (&magnitudes)[4], const Vec (&y)[4]) {
+[[gnu::always_inline]] inline int64_t store_twelve(uint8_t* codes, const Ints (&magnitudes)[4], const Vec (&y)[4]) {
   alignas(64) static constexpr auto kIndex = [] {
     struct {
       uint8_t at[64];
@@ -110,7 +110,7 @@ Vec widen_half(__m256i words) {
 
 // 32 codes as FP16.
 template <DType kType>
-__m512i halves(const uint8_t* codes) {
+[[gnu::always_inline]] inline __m512i halves(const uint8_t* codes) {
   if constexpr (kType == DType::kE5M6) {
     alignas(64) static constexpr auto kIndex = [] {
       struct {
@@ -137,7 +137,7 @@ __m512i halves(const uint8_t* codes) {
   return _mm512_mask_mov_epi16(words, nan, _mm512_set1_epi16(0x7e00));
 }
 template <DType kType>
-void load_halves(const uint8_t* codes, Vec (&x)[4]) {
+[[gnu::always_inline]] inline void load_halves(const uint8_t* codes, Vec (&x)[4]) {
   const __m512i low = halves<kType>(codes), high = halves<kType>(codes + (kType == DType::kE5M6 ? 48 : 32));
   x[0] = widen_half(_mm512_castsi512_si256(low));
   x[1] = widen_half(_mm512_extracti64x4_epi64(low, 1));
@@ -145,7 +145,7 @@ void load_halves(const uint8_t* codes, Vec (&x)[4]) {
   x[3] = widen_half(_mm512_extracti64x4_epi64(high, 1));
 }
 // How many of kUnit codes of eight bits are zero.
-int64_t zero_bytes(const uint8_t* codes) {
+[[gnu::always_inline]] inline int64_t zero_bytes(const uint8_t* codes) {
   return __builtin_popcountll(_mm512_testn_epi8_mask(_mm512_loadu_si512(codes), _mm512_set1_epi8(0x7f)));
 }
 

@@ -18,7 +18,8 @@ struct ConvertArgs {
 void convert(const ConvertArgs& args, const Stream& stream);
 std::span<const KernelRow<ConvertArgs>> convert_kernels();
 
-// y[i] = x[source[i]] for i in [0, y.rows); source < 0: the row of y is left as it is. Converts between float types.
+// y[i] = x[source[i]] for i in [0, y.rows); source < 0: the row of y is left as it is. Converts between F64,
+// F32 and BF16; rows of any other type of whole bytes (codes, for one) are copied.
 struct GatherRowsArgs {
   Tensor x;
   const int32_t* source = nullptr;  // [y.rows]

@@ -1,27 +1,18 @@
 // Bytes per second of the passes over memory; "convert/…/F32/F32" is a plain copy, the bandwidth that all others aim at.
-#include <benchmark/benchmark.h>
+#include <fmt/format.h>
 
 #include <vector>
 
+#include "kernels/common/buffer_for_benches.h"
 #include "kernels/elementwise/elementwise.h"
 
 namespace rorqual {
 namespace {
 
+using ::rorqual::testing::Buffer;
+using ::rorqual::testing::one_thread;
+
 constexpr int64_t kRows = 1024, kCols = 7168;
-
-Stream one_thread() {
-  static ThreadPool pool(1);
-  return Stream(pool);
-}
-
-struct Buffer {
-  std::vector<std::byte> bytes;
-  Tensor tensor;
-  Buffer(DType dtype, int64_t rows, int64_t cols) : bytes(static_cast<size_t>(rows * cols * size_of(dtype))) {
-    tensor = {bytes.data(), dtype, rows, cols};
-  }
-};
 
 void convert_of(benchmark::State& state, const KernelRow<ConvertArgs>& row, DType x_type, DType y_type, bool accumulate) {
   const Buffer x(x_type, kRows, kCols), y(y_type, kRows, kCols);

@@ -13,13 +13,9 @@ namespace {
 using ::rorqual::testing::difference;
 using ::rorqual::testing::Matrix;
 using ::rorqual::testing::mixed_sizes;
+using ::rorqual::testing::one_thread;
 
 constexpr DType kTypes[] = {DType::kF32, DType::kBF16, DType::kF64};
-
-Stream one_thread() {
-  static ThreadPool pool(1);
-  return Stream(pool);
-}
 
 template <class Args>
 const KernelRow<Args>& reference_of(std::span<const KernelRow<Args>> rows) {
@@ -173,6 +169,22 @@ TEST_P(GatherRows, EqualsTheConversionOfEachRow) {
     ThreadPool pool(threads);
     GetParam().run(g.args(), Stream(pool));
     EXPECT_EQ(check(g), "") << threads << " threads";
+  }
+}
+
+// Codes and scales move as they are.
+TEST_P(GatherRows, CopiesCodes) {
+  SKIP_IF_CPU_LACKS(GetParam());
+  std::vector<uint8_t> x(7 * 300), y(5 * 301, 0xee);
+  for (size_t i = 0; i < x.size(); ++i) x[i] = static_cast<uint8_t>(i * 37);
+  const int32_t source[] = {6, 0, -1, 3, 3};
+  for (const DType type : {DType::kE4M3, DType::kE5M2}) {
+    GetParam().run({.x = {x.data(), type, 7, 299, 300}, .source = source, .y = {y.data(), type, 5, 299, 301}}, one_thread());
+    for (size_t i = 0; i < y.size(); ++i) {
+      const size_t r = i / 301, c = i % 301;
+      const bool written = r != 2 && c < 299;
+      ASSERT_EQ(y[i], written ? x[static_cast<size_t>(source[r]) * 300 + c] : 0xee) << r << " " << c;
+    }
   }
 }
 

@@ -18,6 +18,10 @@ void convert_span(const void* x, DType x_type, void* y, DType y_type, int64_t n,
     kKernels.convert(x, x_type, y, y_type, n, accumulate);
 }
 
+bool is_plain(DType type) {
+  return type == DType::kF32 || type == DType::kBF16 || type == DType::kF64;
+}
+
 constexpr int64_t kSpanGranule = 64;  // spans start at a multiple, so that vectors of a task share no cache line with another's
 
 template <const ElementwiseKernels& kKernels>
@@ -43,6 +47,7 @@ template <const ElementwiseKernels& kKernels>
 void run_gather(const GatherRowsArgs& args, const Stream& stream) {
   const Tensor &x = args.x, &y = args.y;
   CHECK(x.cols == y.cols, "{} columns to {}", x.cols, y.cols);
+  CHECK(x.dtype == y.dtype || (is_plain(x.dtype) && is_plain(y.dtype)), "{} to {}", dtype_name(x.dtype), dtype_name(y.dtype));
   if (y.count() == 0) return;
   for (int64_t t = 0; t < y.rows; ++t) CHECK(args.source[t] < x.rows, "row {} of {}", args.source[t], x.rows);
   parallel_ranges(stream, y.rows, y.cols * (size_of(x.dtype) + size_of(y.dtype)), [&](int64_t begin, int64_t end) {

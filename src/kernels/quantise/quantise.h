@@ -18,7 +18,7 @@ namespace rorqual {
 struct QuantiseArgs {
   Tensor x;
   ScaledTensor y;
-  Quantiser quantiser;
+  Quantiser quantiser = {};
 };
 void quantise(const QuantiseArgs& args, const Stream& stream);
 std::span<const KernelRow<QuantiseArgs>> quantise_kernels();
@@ -32,7 +32,7 @@ struct QuantiseDispatchArgs {
   int64_t top_k = 0;
   ScaledTensor y;         // [rows, d]
   ScaledTensor own = {};  // [tokens, d] of y's type, or absent
-  Quantiser quantiser;
+  Quantiser quantiser = {};
 };
 void quantise_dispatch(const QuantiseDispatchArgs& args, const Stream& stream);
 std::span<const KernelRow<QuantiseDispatchArgs>> quantise_dispatch_kernels();
@@ -56,7 +56,7 @@ struct RequantiseProblem {
 };
 struct RequantiseColumnsArgs {
   std::span<const RequantiseProblem> problems;
-  Quantiser quantiser;
+  Quantiser quantiser = {};
 };
 void requantise_columns(const RequantiseColumnsArgs& args, const Stream& stream);
 std::span<const KernelRow<RequantiseColumnsArgs>> requantise_columns_kernels();

@@ -15,15 +15,11 @@ using ::rorqual::testing::difference;
 using ::rorqual::testing::kCodedTypes;
 using ::rorqual::testing::kRules;
 using ::rorqual::testing::Matrix;
+using ::rorqual::testing::one_thread;
 using ::rorqual::testing::quantise_truth;
 using ::rorqual::testing::Truth;
 
 constexpr DType kPlainTypes[] = {DType::kF32, DType::kBF16};
-
-Stream one_thread() {
-  static ThreadPool pool(1);
-  return Stream(pool);
-}
 
 struct Quantised {
   Matrix x;

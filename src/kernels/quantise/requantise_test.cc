@@ -14,15 +14,11 @@ using ::rorqual::testing::Coded;
 using ::rorqual::testing::difference;
 using ::rorqual::testing::kRules;
 using ::rorqual::testing::Matrix;
+using ::rorqual::testing::one_thread;
 using ::rorqual::testing::quantise_truth;
 using ::rorqual::testing::Truth;
 
 constexpr DType kSources[] = {DType::kE4M3, DType::kE5M2, DType::kE5M6, DType::kF32, DType::kBF16};
-
-Stream one_thread() {
-  static ThreadPool pool(1);
-  return Stream(pool);
-}
 
 bool coded(DType type) {
   return type != DType::kF32 && type != DType::kBF16 && type != DType::kF64;

@@ -1,34 +1,16 @@
 // Bytes per second of RMSNorm's rows over DeepSeek-V3's width; compare convert's copy.
-#include <benchmark/benchmark.h>
+#include <fmt/format.h>
 
-#include <vector>
-
+#include "kernels/common/buffer_for_benches.h"
 #include "kernels/rmsnorm/rmsnorm.h"
 
 namespace rorqual {
 namespace {
 
+using ::rorqual::testing::Buffer;
+using ::rorqual::testing::one_thread;
+
 constexpr int64_t kRows = 1024, kCols = 7168;
-
-Stream one_thread() {
-  static ThreadPool pool(1);
-  return Stream(pool);
-}
-
-struct Buffer {
-  std::vector<std::byte> bytes;
-  Tensor tensor;
-  Buffer(DType dtype, int64_t rows, int64_t cols) : bytes(static_cast<size_t>(rows * cols * size_of(dtype))) {
-    tensor = {bytes.data(), dtype, rows, cols};
-    for (int64_t i = 0; i < rows * cols; ++i) {
-      const float value = static_cast<float>(i % 17) * 0.1f - 0.8f;
-      if (dtype == DType::kF32)
-        tensor.ptr<float>()[i] = value;
-      else
-        tensor.ptr<Bf16>()[i] = Bf16(value);
-    }
-  }
-};
 
 void forward(benchmark::State& state, const KernelRow<RmsNormForwardArgs>& row, DType dtype) {
   const Buffer x(dtype, kRows, kCols), w(DType::kF32, 1, kCols), y(dtype, kRows, kCols);

@@ -9,23 +9,14 @@ namespace rorqual {
 namespace {
 
 using ::rorqual::testing::difference;
+using ::rorqual::testing::in_double;
 using ::rorqual::testing::Matrix;
+using ::rorqual::testing::one_thread;
 
 constexpr double kEps = 1e-6;
 
-Stream one_thread() {
-  static ThreadPool pool(1);
-  return Stream(pool);
-}
-
 double unit(DType dtype) {
   return dtype == DType::kBF16 ? 0x1p-8 : dtype == DType::kF32 ? 0x1p-24 : 0x1p-53;
-}
-
-Matrix in_double(const Matrix& m) {
-  Matrix wide(DType::kF64, m.rows(), m.cols());
-  wide.fill([&](int64_t r, int64_t c) { return m.at(r, c); });
-  return wide;
 }
 
 // Roundings in the longest chain of a row's sum: the reference adds one by one; AVX2 has 32 chains (up to 3 vectors left over,

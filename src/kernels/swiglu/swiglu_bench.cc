@@ -1,34 +1,16 @@
 // Bytes per second of SwiGLU's rows over DeepSeek-V3's expert width; compare convert's copy.
-#include <benchmark/benchmark.h>
+#include <fmt/format.h>
 
-#include <vector>
-
+#include "kernels/common/buffer_for_benches.h"
 #include "kernels/swiglu/swiglu.h"
 
 namespace rorqual {
 namespace {
 
+using ::rorqual::testing::Buffer;
+using ::rorqual::testing::one_thread;
+
 constexpr int64_t kRows = 1024, kWidth = 2048;
-
-Stream one_thread() {
-  static ThreadPool pool(1);
-  return Stream(pool);
-}
-
-struct Buffer {
-  std::vector<std::byte> bytes;
-  Tensor tensor;
-  Buffer(DType dtype, int64_t rows, int64_t cols) : bytes(static_cast<size_t>(rows * cols * size_of(dtype))) {
-    tensor = {bytes.data(), dtype, rows, cols};
-    for (int64_t i = 0; i < rows * cols; ++i) {
-      const float value = static_cast<float>(i % 17) * 0.5f - 4.0f;
-      if (dtype == DType::kF32)
-        tensor.ptr<float>()[i] = value;
-      else
-        tensor.ptr<Bf16>()[i] = Bf16(value);
-    }
-  }
-};
 
 void forward(benchmark::State& state, const KernelRow<SwiGluForwardArgs>& row, DType dtype) {
   const Buffer gate_up(dtype, kRows, 2 * kWidth), weight(DType::kF32, 1, kRows), h(dtype, kRows, kWidth);

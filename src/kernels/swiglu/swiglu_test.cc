@@ -9,20 +9,11 @@ namespace rorqual {
 namespace {
 
 using ::rorqual::testing::difference;
+using ::rorqual::testing::in_double;
 using ::rorqual::testing::Matrix;
+using ::rorqual::testing::one_thread;
 
 constexpr DType kTypes[] = {DType::kF32, DType::kBF16};
-
-Stream one_thread() {
-  static ThreadPool pool(1);
-  return Stream(pool);
-}
-
-Matrix in_double(const Matrix& m) {
-  Matrix wide(DType::kF64, m.rows(), m.cols());
-  wide.fill([&](int64_t r, int64_t c) { return m.at(r, c); });
-  return wide;
-}
 
 double sigmoid(double x) {
   return 1 / (1 + std::exp(-x));
