@@ -91,13 +91,37 @@ void expect_equal(const std::map<std::string, std::string>& a, const std::map<st
   for (const auto& [key, value] : a) EXPECT_TRUE(b.at(key) == value) << key << " differs";
 }
 
+// FP8, delayed scaling (whose history is in the checkpoint), and BF16.
+const std::vector<std::vector<std::string>> kPrecisions = {
+    {"precision=fp8", "train.counter_steps=1"},
+    {"precision=fp8", "fp8.activation_granularity=tensor", "fp8.gradient_granularity=tensor", "fp8.delayed_steps=4"},
+    {"precision=bf16"}};
+
 TEST(Trainer, ResumeEqualsStraightRun) {
+  for (const auto& set : kPrecisions) {
+    const Folder folder;
+    run(folder, "straight", {.set = set});
+    run(folder, "cut", {.set = set, .steps = 3});
+    run(folder, "cut", {.set = set, .resume = true, .steps = 5});
+    run(folder, "cut", {.set = set, .resume = true});
+    expect_equal(outcome(folder / "straight"), outcome(folder / "cut"));
+  }
+}
+
+TEST(Trainer, QuantisersAreCountedInMetrics) {
   const Folder folder;
-  run(folder, "straight", {});
-  run(folder, "cut", {.steps = 3});
-  run(folder, "cut", {.resume = true, .steps = 5});
-  run(folder, "cut", {.resume = true});
-  expect_equal(outcome(folder / "straight"), outcome(folder / "cut"));
+  run(folder, "run", {.set = {"precision=fp8", "train.counter_steps=3"}, .steps = 6});
+  for (const auto& line : read_json_lines(folder / "run/metrics.jsonl")) {
+    ASSERT_EQ(line.contains("quantised"), line["step"].get<int64_t>() % 3 == 0);
+    if (!line.contains("quantised")) continue;
+    const auto& input = line["quantised"]["attention.input"];
+    ASSERT_EQ(input["flushed"].size(), 3u);  // two layers and the MTP module
+    for (size_t block = 0; block < 3; ++block) {
+      EXPECT_LT(input["flushed"][block].get<double>(), 0.05);
+      EXPECT_EQ(input["saturated"][block], 0.0);
+      EXPECT_GT(input["scale"][block][0].get<double>(), 0);
+    }
+  }
 }
 
 TEST(Trainer, DamagedCheckpointIsSkippedByResumeAlone) {
@@ -116,13 +140,16 @@ TEST(Trainer, DamagedCheckpointIsSkippedByResumeAlone) {
 }
 
 TEST(Trainer, ThreadsAndRecomputeChangeNothing) {
-  const Folder folder;
-  run(folder, "a", {.threads = 2});
-  run(folder, "b", {.threads = 1});
-  run(folder, "c", {.set = {"recompute=false"}, .threads = 3});
-  const auto a = outcome(folder / "a");
-  expect_equal(a, outcome(folder / "b"));
-  expect_equal(a, outcome(folder / "c"));
+  for (auto set : kPrecisions) {
+    const Folder folder;
+    run(folder, "a", {.set = set, .threads = 2});
+    run(folder, "b", {.set = set, .threads = 1});
+    set.emplace_back("recompute=false");
+    run(folder, "c", {.set = set, .threads = 3});
+    const auto a = outcome(folder / "a");
+    expect_equal(a, outcome(folder / "b"));
+    expect_equal(a, outcome(folder / "c"));
+  }
 }
 
 // Two lanes in one group or in two, and lanes at all, are other orders of the same sums: near, and each repeatable.
