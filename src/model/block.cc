@@ -1,5 +1,6 @@
 #include "model/block.h"
 
+#include "base/trace.h"
 #include "exchange/exchange.h"
 #include "model/ops.h"
 
@@ -41,7 +42,10 @@ Block::Block(const ModelConfig& config, Weights& weights, int64_t layer, bool mo
 void walk_forward(const Block& block, const Pass& pass, BlockState& s) {
   const Arena::Mark mark = s.scratch->mark();
   s.layer = block.layer();
-  for (const auto& phase : block.phases()) phase->forward(pass, s);
+  for (const auto& phase : block.phases()) {
+    const TraceSpan span(phase->name(), "forward", TraceKind::kPhase);
+    phase->forward(pass, s);
+  }
   s.scratch->release(mark);
 }
 
@@ -49,7 +53,11 @@ void walk_backward(const Block& block, const Pass& pass, BlockState& s) {
   const Arena::Mark mark = s.scratch->mark();
   const auto& phases = block.phases();
   for (auto phase = phases.rbegin(); phase != phases.rend(); ++phase) {
-    (*phase)->input_gradient(pass, s);
+    {
+      const TraceSpan span((*phase)->name(), "input gradient", TraceKind::kPhase);
+      (*phase)->input_gradient(pass, s);
+    }
+    const TraceSpan span((*phase)->name(), "weight gradient", TraceKind::kPhase);
     (*phase)->weight_gradient(pass, s);
   }
   s.scratch->release(mark);

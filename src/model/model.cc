@@ -1,5 +1,6 @@
 #include "model/model.h"
 
+#include "base/trace.h"
 #include "kernels/embedding/embedding.h"
 #include "model/ops.h"
 #include "model/rope_table.h"
@@ -197,6 +198,7 @@ void Model::mtp_loss(const Pass& p, Run& run, const MicroBatch& batch, const Los
 void Model::backward(const Pass& p, Run& run) const {
   for (size_t i = 0; i < mtp_.size(); ++i) mtp_[i]->start_backward(p, run.mtp[i]);
   for (size_t i = mtp_.size(); i-- > 0;) {
+    const TraceSpan span("mtp", "backward", TraceKind::kPhase);
     const bool first = i == 0;
     mtp_[i]->backward(p, run.mtp[i], first ? run.final : run.mtp[i - 1].block.y, first ? run.d_final : run.mtp[i - 1].block.d);
   }
@@ -226,9 +228,18 @@ MicroBatchResult Model::train(const MicroBatch& batch, const LossSettings& loss,
   embed(p, run, run.token);
   forward_blocks(p, run, nullptr);
   MicroBatchResult result;
-  main_loss(p, run, batch, loss, result);
-  forward_mtp(p, run, batch);
-  mtp_loss(p, run, batch, loss, result);
+  {
+    const TraceSpan span("head", "", TraceKind::kPhase);
+    main_loss(p, run, batch, loss, result);
+  }
+  {
+    const TraceSpan span("mtp", "forward", TraceKind::kPhase);
+    forward_mtp(p, run, batch);
+  }
+  {
+    const TraceSpan span("mtp", "head", TraceKind::kPhase);
+    mtp_loss(p, run, batch, loss, result);
+  }
   backward(p, run);
   auto collect = [&](const BlockState& s) {
     if (s.expert_load.empty()) return;
