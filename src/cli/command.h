@@ -33,6 +33,7 @@ void add_inspect(CLI::App& app);
 void add_tokenizer(CLI::App& app);
 void add_report(CLI::App& app);
 void add_experiment(CLI::App& app);
+void add_bench(CLI::App& app);
 void add_doctor(CLI::App& app);
 void add_completion(CLI::App& app);
 
