@@ -88,6 +88,32 @@ template <int kBits>
   return count_zero_bytes(_mm256_and_si256(ordered, _mm256_set1_epi8(0x7f)));
 }
 
+// As in quantise_avx512.cc.
+[[gnu::always_inline]] inline bool encode_words(const Bf16* x, int exponent, uint8_t* codes) {
+  const __m256i base = _mm256_set1_epi16(static_cast<int16_t>(((exponent + 116) << 7) - 7));
+  const __m256i first = _mm256_set1_epi16((5 << 7) + 7), magnitude_bits = _mm256_set1_epi16(0x7fff);
+  __m256i small = _mm256_setzero_si256();
+  alignas(32) uint8_t buffer[128];
+  for (int64_t i = 0; i < 128; i += 32) {
+    __m256i code[2], sign[2];
+    for (int64_t k = 0; k < 2; ++k) {
+      const __m256i words = _mm256_loadu_si256(reinterpret_cast<const __m256i*>(x + i + 16 * k));
+      const __m256i magnitude = _mm256_and_si256(words, magnitude_bits), from_base = _mm256_subs_epu16(magnitude, base);
+      const __m256i odd = _mm256_and_si256(_mm256_srli_epi16(magnitude, 4), _mm256_set1_epi16(1));
+      code[k] = _mm256_subs_epu16(_mm256_srli_epi16(_mm256_add_epi16(from_base, odd), 4), _mm256_set1_epi16(32));
+      sign[k] = _mm256_srai_epi16(words, 15);
+      const __m256i zero = _mm256_cmpeq_epi16(magnitude, _mm256_setzero_si256());
+      small = _mm256_or_si256(small, _mm256_andnot_si256(zero, _mm256_cmpgt_epi16(first, from_base)));
+    }
+    const __m256i signs = _mm256_and_si256(_mm256_packs_epi16(sign[0], sign[1]), _mm256_set1_epi8(-128));
+    const __m256i bytes = _mm256_or_si256(_mm256_packus_epi16(code[0], code[1]), signs);
+    _mm256_store_si256(reinterpret_cast<__m256i*>(buffer + i), _mm256_permute4x64_epi64(bytes, 0xd8));
+  }
+  if (!_mm256_testz_si256(small, small)) return false;
+  __builtin_memcpy(codes, buffer, 128);
+  return true;
+}
+
 // Codes of twelve bits, two in three bytes.
 [[gnu::always_inline]] inline int64_t store_twelve(uint8_t* codes, const Ints (&magnitudes)[4], const Vec (&y)[4]) {
   int64_t zero_codes = 0;

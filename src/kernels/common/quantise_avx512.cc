@@ -80,6 +80,38 @@ template <int kByte>
   return __builtin_popcountll(_mm512_testn_epi8_mask(magnitude, magnitude));
 }
 
+// The 128 E4M3 codes of bf16 values over 2^exponent, exponent >= -115, in 16-bit integers: a magnitude less `base` is
+// (k + 11) · 128 + m for the value 2^k · (1 + m / 128), which is rounded to three of m's seven bits. False if a value other
+// than zero lies below 2^-6, where codes are subnormal.
+[[gnu::always_inline]] inline bool encode_words(const Bf16* x, int exponent, uint8_t* codes) {
+  const __m512i base = _mm512_set1_epi16(static_cast<int16_t>(((exponent + 116) << 7) - 7));  // 7: just below a half
+  const __m512i first = _mm512_set1_epi16((5 << 7) + 7), magnitude_bits = _mm512_set1_epi16(0x7fff);
+  __m512i words[4], code[4];
+  __mmask32 small = 0;
+  for (int64_t i = 0; i < 4; ++i) {
+    words[i] = _mm512_loadu_si512(x + 32 * i);
+    const __m512i magnitude = _mm512_and_si512(words[i], magnitude_bits), from_base = _mm512_subs_epu16(magnitude, base);
+    const __m512i odd = _mm512_and_si512(_mm512_srli_epi16(magnitude, 4), _mm512_set1_epi16(1));
+    code[i] = _mm512_subs_epu16(_mm512_srli_epi16(_mm512_add_epi16(from_base, odd), 4), _mm512_set1_epi16(32));
+    small |= _mm512_mask_test_epi16_mask(_mm512_cmplt_epu16_mask(from_base, first), magnitude, magnitude);
+  }
+  if (small != 0) return false;
+  alignas(64) static constexpr auto kIndex = [] {
+    struct {
+      uint8_t at[64];
+    } index{};
+    for (int i = 0; i < 64; ++i) index.at[i] = static_cast<uint8_t>(2 * i);
+    return index;
+  }();
+  const __m512i low = _mm512_load_si512(kIndex.at), high = _mm512_add_epi8(low, _mm512_set1_epi8(1));
+  for (int64_t i = 0; i < 4; i += 2) {
+    const __m512i magnitudes = _mm512_permutex2var_epi8(code[i], low, code[i + 1]);
+    const __m512i signs = _mm512_permutex2var_epi8(words[i], high, words[i + 1]);
+    _mm512_storeu_si512(codes + 32 * i, _mm512_ternarylogic_epi32(magnitudes, signs, _mm512_set1_epi8(-128), 0xf8));
+  }
+  return true;
+}
+
 // Codes of twelve bits, two in three bytes.
 [[gnu::always_inline]] inline int64_t store_twelve(uint8_t* codes, const Ints (&magnitudes)[4], const Vec (&y)[4]) {
   alignas(64) static constexpr auto kIndex = [] {
@@ -153,10 +185,12 @@ template <DType kType>
 }  // namespace rorqual
 
 #include "kernels/common/vec_quantise.inc"
+// The vector code first, which the next falls back to.
+#include "kernels/common/requantise_codes_avx512.inc"
 
 namespace rorqual {
 
-const QuantiseKernels kQuantiseAvx512 = {vector_row_amax, vector_quantise_row, vector_dequantise_row, vector_column_amax,
-                                         vector_columns};
+const QuantiseKernels kQuantiseAvx512 = {vector_row_amax, vector_quantise_row, vector_dequantise_row, column_amax_avx512,
+                                         columns_avx512};
 
 }  // namespace rorqual

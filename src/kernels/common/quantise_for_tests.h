@@ -179,16 +179,20 @@ Truth quantise_truth(const Value& value, int64_t rows, int64_t cols, DType type,
   const float whole = quantiser.granularity != Granularity::kTensor ? 0
                       : quantiser.amax > 0                          ? quantiser.amax
                                                                     : amax_of(value, 0, rows, 0, cols);
+  const int64_t blocks = scale_groups(cols);
+  std::vector<float> of_block;  // the largest magnitude of each 128×128
+  for (int64_t b = 0; quantiser.granularity == Granularity::kBlock && b < scale_groups(rows) * blocks; ++b) {
+    const int64_t r0 = b / blocks * kScaleGroup, c0 = b % blocks * kScaleGroup;
+    of_block.push_back(amax_of(value, r0, std::min(rows, r0 + kScaleGroup), c0, std::min(cols, c0 + kScaleGroup)));
+  }
   const int64_t high = by_row ? 1 : kScaleGroup, wide = by_row ? kScaleGroup : 1;
   for (int64_t r = 0; r < rows; r += high)
     for (int64_t c = 0; c < cols; c += wide) {
       TruthGroup group;
       for (int64_t i = r; i < std::min(rows, r + high); ++i)
         for (int64_t j = c; j < std::min(cols, c + wide); ++j) group.at.push_back({i, j});
-      const int64_t r0 = r / kScaleGroup * kScaleGroup, c0 = c / kScaleGroup * kScaleGroup;
       if (quantiser.granularity == Granularity::kTensor) group.amax = whole;
-      if (quantiser.granularity == Granularity::kBlock)
-        group.amax = amax_of(value, r0, std::min(rows, r0 + kScaleGroup), c0, std::min(cols, c0 + kScaleGroup));
+      if (!of_block.empty()) group.amax = of_block[static_cast<size_t>(r / kScaleGroup * blocks + c / kScaleGroup)];
       quantise_truth(
           group, value, quantiser.rule, truth.y,
           [&](const std::pair<int64_t, int64_t>& at, float scale) {

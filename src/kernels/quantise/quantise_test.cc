@@ -82,7 +82,7 @@ TEST_P(Quantise, EveryBf16EqualsTheTruthAtManyScales) {
   SKIP_IF_CPU_LACKS(GetParam());
   for (const DType x_type : kPlainTypes)
     for (const DType type : kCodedTypes)
-      for (const float amax : {0x1p-133f, 1e-38f, 3e-9f, 1.0f, 448.0f, 451.0f, 6e8f, 3.3e38f})
+      for (const float amax : {0x1p-133f, 3e-9f, 448.0f, 451.0f, 3.3e38f})
         for (const ScaleRule rule : kRules) {
           Quantised q(x_type, type, 510, 128, {.rule = rule, .granularity = Granularity::kTensor, .amax = amax});
           q.x.fill([](int64_t r, int64_t c) {
@@ -114,7 +114,7 @@ TEST_P(Quantise, TiesAndTheirNeighboursEqualTheTruth) {
           sample.push_back(std::bit_cast<float>(static_cast<uint32_t>(static_cast<int32_t>(middle) + step) | sign));
       sample.push_back(low);
     }
-    for (uint64_t bits = 0; bits < (uint64_t{1} << 32); bits += 65521) {
+    for (uint64_t bits = 0; bits < (uint64_t{1} << 32); bits += 131071) {
       const float x = std::bit_cast<float>(static_cast<uint32_t>(bits));
       if (std::isfinite(x)) sample.push_back(x);
     }
