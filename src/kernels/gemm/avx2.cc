@@ -2,6 +2,7 @@
 #include <immintrin.h>
 
 #include "base/threads.h"
+#include "kernels/gemm/codes.h"
 #include "kernels/gemm/kernels.h"
 
 namespace rorqual::gemm {
@@ -22,6 +23,9 @@ Vec broadcast(const float* p) {
 }
 Vec multiply_add(Vec a, Vec b, Vec c) {
   return _mm256_fmadd_ps(a, b, c);
+}
+Vec multiply(Vec a, Vec b) {
+  return _mm256_mul_ps(a, b);
 }
 Vec add(Vec a, Vec b) {
   return _mm256_add_ps(a, b);
@@ -80,7 +84,16 @@ void store_tile_rows(float* to, const T* from, int64_t count) {
   store(to, load(from, count));
 }
 
+// clang-format off: each needs those before it
+#include "kernels/gemm/fp8_avx2.inc"
+#include "kernels/gemm/gradient.inc"
 #include "kernels/gemm/vector.inc"
+// clang-format on
+
+template <class A, class B, bool kFold>
+bool few_rows(const LinearBlock&) {
+  return false;
+}
 
 }  // namespace
 
@@ -88,14 +101,19 @@ void linear_avx2_f32(const LinearBlock& block) {
   linear_block<float, float>(block);
 }
 void linear_avx2_bf16(const LinearBlock& block) {
-  if (block.out == DType::kF32) return linear_block<uint16_t, float>(block);
   linear_block<uint16_t, uint16_t>(block);
 }
+void linear_avx2_fp8(const LinearBlock& block) {
+  linear_block_fp8(block);
+}
 void gradient_avx2_f32(const GradientBlock& block) {
-  gradient_block<float>(block);
+  gradient_block<float, float>(block);
 }
 void gradient_avx2_bf16(const GradientBlock& block) {
-  gradient_block<uint16_t>(block);
+  gradient_block<uint16_t, uint16_t>(block);
+}
+void gradient_avx2_fp8(const GradientBlock& block) {
+  gradient_block_fp8(block);
 }
 double peak_avx2(int64_t rounds) {
   return multiply_add_loop(rounds);

@@ -3,6 +3,7 @@
 #include <immintrin.h>
 
 #include "base/threads.h"
+#include "kernels/gemm/codes.h"
 #include "kernels/gemm/kernels.h"
 
 namespace rorqual::gemm {
@@ -22,6 +23,9 @@ Vec broadcast(const float* p) {
 }
 Vec multiply_add(Vec a, Vec b, Vec c) {
   return _mm512_fmadd_ps(a, b, c);
+}
+Vec multiply(Vec a, Vec b) {
+  return _mm512_mul_ps(a, b);
 }
 Vec add(Vec a, Vec b) {
   return _mm512_add_ps(a, b);
@@ -75,7 +79,12 @@ void store_tile_rows(float* to, const T* from, int64_t count) {
   store(to, load(from, count));
 }
 
+// clang-format off: each needs those before it
+#include "kernels/gemm/few_rows.inc"
+#include "kernels/gemm/fp8_avx512.inc"
+#include "kernels/gemm/gradient.inc"
 #include "kernels/gemm/vector.inc"
+// clang-format on
 
 // Steps `step` and `step` + 1 of up to 16 columns as 16 pairs.
 __m512i pair_of_steps(const uint16_t* in, int64_t stride, int64_t step, int64_t steps, __mmask16 columns) {
@@ -175,14 +184,19 @@ void linear_avx512_f32(const LinearBlock& block) {
   linear_block<float, float>(block);
 }
 void linear_avx512_bf16(const LinearBlock& block) {
-  if (block.out == DType::kF32) return linear_block<uint16_t, float>(block);
   linear_block<uint16_t, uint16_t>(block);
 }
+void linear_avx512_fp8(const LinearBlock& block) {
+  linear_block_fp8(block);
+}
 void gradient_avx512_f32(const GradientBlock& block) {
-  gradient_block<float>(block);
+  gradient_block<float, float>(block);
 }
 void gradient_avx512_bf16(const GradientBlock& block) {
-  gradient_block<uint16_t>(block);
+  gradient_block<uint16_t, uint16_t>(block);
+}
+void gradient_avx512_fp8(const GradientBlock& block) {
+  gradient_block_fp8(block);
 }
 void pack_pairs_avx512(const uint16_t* in, int64_t stride, int64_t steps, int64_t cols, uint16_t* out) {
   for (int64_t p = 0; p < 16; ++p)

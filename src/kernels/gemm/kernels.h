@@ -13,13 +13,17 @@ void gradient_reference_fp8(const GradientBlock& block);
 
 void linear_avx512_f32(const LinearBlock& block);
 void linear_avx512_bf16(const LinearBlock& block);
+void linear_avx512_fp8(const LinearBlock& block);
 void gradient_avx512_f32(const GradientBlock& block);
 void gradient_avx512_bf16(const GradientBlock& block);
+void gradient_avx512_fp8(const GradientBlock& block);
 
 void linear_avx2_f32(const LinearBlock& block);
 void linear_avx2_bf16(const LinearBlock& block);
+void linear_avx2_fp8(const LinearBlock& block);
 void gradient_avx2_f32(const GradientBlock& block);
 void gradient_avx2_bf16(const GradientBlock& block);
+void gradient_avx2_fp8(const GradientBlock& block);
 
 void linear_amx_bf16(const LinearBlock& block);
 void gradient_amx_bf16(const GradientBlock& block);

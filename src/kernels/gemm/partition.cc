@@ -23,14 +23,16 @@ int64_t block_extent(int64_t extent, int64_t parts, int64_t unit) {
 void cut(const GemmShape& s, int64_t problem, int64_t parts, const GemmTile& tile, std::vector<GemmTask>& out) {
   // A block reads its rows and its columns once each, so squarish blocks read least. Columns are the cheaper side to keep long:
   // a kernel converts or copies its rows once per block.
-  const int64_t max_row_parts = divide_up(s.rows, tile.rows), max_col_parts = divide_up(s.cols, tile.cols);
+  const int64_t max_row_parts = s.rows <= tile.few_rows ? 1 : divide_up(s.rows, tile.rows),
+                max_col_parts = divide_up(s.cols, tile.cols);
   int64_t row_parts = 1, col_parts = 1;
   while (row_parts * col_parts < parts && (row_parts < max_row_parts || col_parts < max_col_parts)) {
     const bool rows_longer = s.rows * 2 * col_parts >= s.cols * row_parts;
     const bool cut_rows = row_parts < max_row_parts && (rows_longer || col_parts == max_col_parts);
     ++(cut_rows ? row_parts : col_parts);
   }
-  const int64_t rows = block_extent(s.rows, row_parts, tile.rows), cols = block_extent(s.cols, col_parts, tile.cols);
+  const int64_t rows = row_parts == 1 ? s.rows : block_extent(s.rows, row_parts, tile.rows),
+                cols = block_extent(s.cols, col_parts, tile.cols);
   for (int64_t r = 0; r < s.rows; r += rows)
     for (int64_t c = 0; c < s.cols; c += cols)
       out.push_back({problem, r, std::min(r + rows, s.rows), c, std::min(c + cols, s.cols)});

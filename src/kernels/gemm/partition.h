@@ -28,9 +28,10 @@ struct GemmTile {
   int64_t rows = 1;
   int64_t cols = 16;
   double flops_per_ns = 1;
-  double tasks = 16;  // into which a call is cut, unless they come out shorter or longer than the next two
+  int64_t few_rows = 0;  // so many rows are never cut: the kernel reads the weight once for all of them
+  double tasks = 16;     // into which a call is cut, unless they come out shorter or longer than the next two
   double shortest_task_ns = 30e3;
-  double longest_task_ns = 1e6;
+  double longest_task_ns = 4e6;
 };
 
 // Covers every output element of every shape exactly once; shapes without elements get no task. Each problem is cut by its

@@ -16,7 +16,9 @@ const std::vector<GemmShape> kCalls[] = {
 };
 
 TEST(Partition, CoversEveryElementOnce) {
-  for (const GemmTile& tile : {GemmTile{}, GemmTile{12, 32, 120}, GemmTile{6, 16, 60}, GemmTile{32, 32, 800}}) {
+  for (const GemmTile& tile :
+       {GemmTile{}, GemmTile{.rows = 12, .cols = 32, .flops_per_ns = 120, .few_rows = 20},
+        GemmTile{.rows = 6, .cols = 16, .flops_per_ns = 60}, GemmTile{.rows = 32, .cols = 32, .flops_per_ns = 800}}) {
     for (const auto& shapes : kCalls) {
       std::vector<std::vector<int>> count;
       for (const GemmShape& s : shapes) count.emplace_back(static_cast<size_t>(s.rows * s.cols));
@@ -39,7 +41,7 @@ TEST(Partition, CoversEveryElementOnce) {
 }
 
 TEST(Partition, SmallCallsAreOneTaskAndLargeOnesEven) {
-  const GemmTile tile{12, 32, 120};
+  const GemmTile tile{.rows = 12, .cols = 32, .flops_per_ns = 120};
   const auto tasks_of = [&](GemmShape s) { return partition_gemm({&s, 1}, tile); };
   EXPECT_EQ(tasks_of({12, 64, 64}).size(), 1u);     // under a microsecond
   EXPECT_EQ(tasks_of({1, 256, 256}).size(), 1u);    // 13 µs of reading

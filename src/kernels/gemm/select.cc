@@ -112,7 +112,7 @@ constexpr GemmTile gradient_of(GemmTile tile) {
 }
 constexpr GemmTile kReferenceTile{.rows = 1, .cols = 16, .flops_per_ns = 2};
 constexpr GemmTile kAvx2Tile{.rows = 6, .cols = 16, .flops_per_ns = 60};
-constexpr GemmTile kAvx512Tile{.rows = 12, .cols = 32, .flops_per_ns = 120};
+constexpr GemmTile kAvx512Tile{.rows = 12, .cols = 32, .flops_per_ns = 120, .few_rows = 20};
 constexpr GemmTile kAmxTile{.rows = 32, .cols = 32, .flops_per_ns = 800};
 constexpr GemmTile kReferenceGradient = gradient_of(kReferenceTile);
 constexpr GemmTile kAvx2Gradient = gradient_of(kAvx2Tile);
@@ -133,12 +133,21 @@ std::string only(const Args& args) {
   if (args.problems.empty() || args.problems.front().a.dtype() == kOperands) return {};
   return fmt::format("operands are {}, not {}", dtype_name(args.problems.front().a.dtype()), dtype_name(kOperands));
 }
+// FP8 operands, summed in FP32.
+template <class Args>
+std::string fp8(const Args& args) {
+  if (args.accumulator != Accumulator{}) return "another accumulator than FP32";
+  if (args.problems.empty() || size_of(args.problems.front().a.dtype()) == 1) return {};
+  return fmt::format("operands are {}, not FP8", dtype_name(args.problems.front().a.dtype()));
+}
 constexpr auto kF32 = DType::kF32, kBF16 = DType::kBF16;
 
 constexpr KernelRow<LinearArgs> kLinear[] = {
     {"amx_bf16", Isa::kAmx, only<kBF16>, run<gemm::linear_amx_bf16, kAmxTile>},
+    {"avx512_fp8", Isa::kAvx512, fp8, run<gemm::linear_avx512_fp8, kAvx512Tile>},
     {"avx512_bf16", Isa::kAvx512, only<kBF16>, run<gemm::linear_avx512_bf16, kAvx512Tile>},
     {"avx512_f32", Isa::kAvx512, only<kF32>, run<gemm::linear_avx512_f32, kAvx512Tile>},
+    {"avx2_fp8", Isa::kAvx2, fp8, run<gemm::linear_avx2_fp8, kAvx2Tile>},
     {"avx2_bf16", Isa::kAvx2, only<kBF16>, run<gemm::linear_avx2_bf16, kAvx2Tile>},
     {"avx2_f32", Isa::kAvx2, only<kF32>, run<gemm::linear_avx2_f32, kAvx2Tile>},
     {"reference", Isa::kReference, anything, run<gemm::linear_reference, kReferenceTile>},
@@ -146,8 +155,10 @@ constexpr KernelRow<LinearArgs> kLinear[] = {
 
 constexpr KernelRow<WeightGradientArgs> kWeightGradient[] = {
     {"amx_bf16", Isa::kAmx, only<kBF16>, run<gemm::gradient_amx_bf16, kAmxGradient>},
+    {"avx512_fp8", Isa::kAvx512, fp8, run<gemm::gradient_avx512_fp8, kAvx512Gradient>},
     {"avx512_bf16", Isa::kAvx512, only<kBF16>, run<gemm::gradient_avx512_bf16, kAvx512Gradient>},
     {"avx512_f32", Isa::kAvx512, only<kF32>, run<gemm::gradient_avx512_f32, kAvx512Gradient>},
+    {"avx2_fp8", Isa::kAvx2, fp8, run<gemm::gradient_avx2_fp8, kAvx2Gradient>},
     {"avx2_bf16", Isa::kAvx2, only<kBF16>, run<gemm::gradient_avx2_bf16, kAvx2Gradient>},
     {"avx2_f32", Isa::kAvx2, only<kF32>, run<gemm::gradient_avx2_f32, kAvx2Gradient>},
     {"reference", Isa::kReference, anything, run<gemm::gradient_reference, kReferenceGradient>},
