@@ -51,7 +51,7 @@ Comparison compare(std::span<const Contestant> contestants, const CompareSetting
   for (int r = 0; r < settings.rounds; ++r) {
     for (size_t c = 0; c < contestants.size(); ++c) {
       if (settings.settle_s > 0) std::this_thread::sleep_for(std::chrono::duration<double>(settings.settle_s));
-      turn(c, std::max<int64_t>(1, calls[c] / 8));  // its own warm-up: clock, threads, caches
+      if (calls[c] > 1) turn(c, std::max<int64_t>(1, calls[c] / 8));  // its own warm-up: clock, threads, caches
       result.round[c].push_back(turn(c, calls[c]));
     }
   }
