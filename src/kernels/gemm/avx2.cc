@@ -86,8 +86,8 @@ void store_tile_rows(float* to, const T* from, int64_t count) {
 
 // clang-format off: each needs those before it
 #include "kernels/gemm/fp8_avx2.inc"
-#include "kernels/gemm/gradient.inc"
 #include "kernels/gemm/vector.inc"
+#include "kernels/gemm/gradient.inc"
 // clang-format on
 
 template <class A, class B, bool kFold>

@@ -80,10 +80,10 @@ void store_tile_rows(float* to, const T* from, int64_t count) {
 }
 
 // clang-format off: each needs those before it
-#include "kernels/gemm/few_rows.inc"
 #include "kernels/gemm/fp8_avx512.inc"
-#include "kernels/gemm/gradient.inc"
 #include "kernels/gemm/vector.inc"
+#include "kernels/gemm/gradient.inc"
+#include "kernels/gemm/few_rows.inc"
 // clang-format on
 
 // Steps `step` and `step` + 1 of up to 16 columns as 16 pairs.
