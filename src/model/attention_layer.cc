@@ -18,7 +18,7 @@ void AttentionLayer::project_output(const Pass& p, BlockState& s, const Tensor& 
     s.attention.o = scaled_tensor(*s.saved, MemoryClass::kAttentionOutputs, p.precision.attention_cache, o.rows, o.cols);
     quantise({o, s.attention.o, quantiser_of(p, s, QuantisedTensor::kAttentionOutputCache)}, *p.stream);
   }
-  s.h = full_tensor(p, *s.saved, s.x.rows, s.x.cols);
+  s.h = residual_tensor(p, *s.saved, s.x.rows, s.x.cols);
   copy(p, s.x, s.h);
   project(p, as_operand(p, s, o, p.precision.operand, QuantisedTensor::kAttentionOutput), out.forward, s.h, true);
 }

@@ -243,7 +243,7 @@ TEST(Fp8Model, ANanIsNamedByLayerAndTensor) {
 
 TEST(PrecisionRecipe, UnknownWordsAreRefused) {
   for (std::string PrecisionRecipe::*key :
-       {&PrecisionRecipe::precision, &PrecisionRecipe::scales, &PrecisionRecipe::moments,
+       {&PrecisionRecipe::precision, &PrecisionRecipe::scales, &PrecisionRecipe::moments, &PrecisionRecipe::residual,
         &PrecisionRecipe::activation_granularity, &PrecisionRecipe::weight_granularity, &PrecisionRecipe::gradient_granularity,
         &PrecisionRecipe::gradient_format, &PrecisionRecipe::attention_cache, &PrecisionRecipe::swiglu_cache}) {
     PrecisionRecipe r;

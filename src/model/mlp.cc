@@ -45,7 +45,7 @@ void MlpPhase::normalise(const Pass& p, BlockState& s, Arena& arena) const {
 
 void MlpPhase::forward(const Pass& p, BlockState& s) const {
   normalise(p, s, s.kept(p.recompute));
-  s.y = full_tensor(p, *s.saved, s.h.rows, s.h.cols);
+  s.y = residual_tensor(p, *s.saved, s.h.rows, s.h.cols);
   copy(p, s.h, s.y);
   mlp_.forward(p, s, s.mlp, s.u, s.y);
 }

@@ -135,7 +135,7 @@ Pass Model::make_pass(const Stream& stream, bool training, int64_t positions) co
 
 void Model::embed(const Pass& p, Run& run, std::span<const int32_t> tokens) const {
   run.blocks.resize(blocks_.size());
-  run.blocks[0].x = full_tensor(p, run.work.saved, run.layout.rows, config_.hidden_size);
+  run.blocks[0].x = residual_tensor(p, run.work.saved, run.layout.rows, config_.hidden_size);
   embedding_forward({weights_.master(embedding_tensor_), tokens.data(), run.blocks[0].x}, *p.stream);
 }
 
@@ -160,7 +160,7 @@ void Model::main_loss(const Pass& p, Run& run, const MicroBatch& batch, const Lo
   const Tensor coefficient = full_tensor(p, run.work.saved, 1, rows);
   auto weight = [&](int64_t r) { return weight_of(batch, r / batch.length, r % batch.length) / loss.normaliser; };
   fill(p, coefficient, weight);
-  run.d_final = full_tensor(p, run.work.saved, rows, config_.hidden_size);
+  run.d_final = full_tensor(p, run.work.saved, rows, config_.hidden_size, MemoryClass::kScratch);
   heads_.front().loss(p, run.work.scratch, {run.final, run.target.data(), coefficient, run.nll, run.d_final, 0});
   result.loss += weighted_sum(p, run.nll, weight);
 }
@@ -189,7 +189,7 @@ void Model::mtp_loss(const Pass& p, Run& run, const MicroBatch& batch, const Los
     const Tensor coefficient = full_tensor(p, run.work.saved, 1, rows);
     auto weight = [&](int64_t r) { return weight_of(batch, r / length, r % length + k) / loss.normaliser; };
     fill(p, coefficient, [&](int64_t r) { return loss.mtp_lambda / depths * weight(r); });
-    s.d_normed = full_tensor(p, run.work.saved, rows, config_.hidden_size);
+    s.d_normed = full_tensor(p, run.work.saved, rows, config_.hidden_size, MemoryClass::kScratch);
     heads_.front().loss(p, run.work.scratch, {s.normed, s.target.data(), coefficient, s.nll, s.d_normed, static_cast<int>(k)});
     result.mtp_loss += weighted_sum(p, s.nll, weight) / depths;
   }
@@ -202,7 +202,7 @@ void Model::backward(const Pass& p, Run& run) const {
     const bool first = i == 0;
     mtp_[i]->backward(p, run.mtp[i], first ? run.final : run.mtp[i - 1].block.y, first ? run.d_final : run.mtp[i - 1].block.d);
   }
-  Tensor d = full_tensor(p, run.work.saved, run.layout.rows, config_.hidden_size);
+  const Tensor d = full_tensor(p, run.work.saved, run.layout.rows, config_.hidden_size, MemoryClass::kScratch);
   const Tensor last = run.blocks.back().y;
   norm_input_gradient(p, last, weights_.master(norm_tensor_), run.d_final, d, false);
   norm_weight_gradient(p, last, run.d_final, norm_tensor_);

@@ -138,7 +138,7 @@ void ExpertsPhase::forward(const Pass& p, BlockState& s) const {
   swiglu.forward(gate_up, m.row_weight, m.gate_up, m.hidden);
   m.out = compute_tensor(p, *s.scratch, m.plan.rows, s.h.cols);
   project_experts(p, m, m.hidden, true, false, m.out);
-  s.y = full_tensor(p, *s.saved, s.h.rows, s.h.cols);
+  s.y = residual_tensor(p, *s.saved, s.h.rows, s.h.cols);
   copy(p, s.h, s.y);
   if (shared_) shared_->forward(p, s, m.shared, s.u, s.y);
 }

@@ -43,7 +43,7 @@ void MtpModule::forward(const Pass& p, MtpState& s, const Tensor& hidden) const 
   const Arena::Mark mark = b.scratch->mark();
   join(p, s, hidden, b.kept(p.recompute));
   b.layout = &s.layout;
-  b.x = full_tensor(p, *b.saved, s.layout.rows, embedding_.cols);
+  b.x = residual_tensor(p, *b.saved, s.layout.rows, embedding_.cols);
   project(p, s.joined, eh_proj_->forward, b.x);
   b.scratch->release(mark);
   walk_forward(block_, p, b);
@@ -52,7 +52,7 @@ void MtpModule::forward(const Pass& p, MtpState& s, const Tensor& hidden) const 
 }
 
 void MtpModule::start_backward(const Pass& p, MtpState& s) const {
-  s.block.d = full_tensor(p, *s.block.saved, s.layout.rows, embedding_.cols);
+  s.block.d = full_tensor(p, *s.block.saved, s.layout.rows, embedding_.cols, MemoryClass::kScratch);
   norm_input_gradient(p, s.block.y, head_norm_, s.d_normed, s.block.d, false);
   norm_weight_gradient(p, s.block.y, s.d_normed, head_norm_tensor_);
 }

@@ -45,6 +45,11 @@ inline Tensor full_tensor(const Pass& p, Arena& arena, int64_t rows, int64_t col
   return arena.tensor(c, p.precision.full, rows, cols);
 }
 
+// Of the residual stream.
+inline Tensor residual_tensor(const Pass& p, Arena& arena, int64_t rows, int64_t cols) {
+  return arena.tensor(MemoryClass::kActivations, p.precision.residual, rows, cols);
+}
+
 // A matrix of `format`, with scales if it is one of FP8.
 ScaledTensor scaled_tensor(Arena& arena, MemoryClass c, DType format, int64_t rows, int64_t cols);
 // An operand of a linear layer.

@@ -27,7 +27,7 @@ Precision plain(std::string name, DType compute, DType full, DType moments) {
   p.name = std::move(name);
   p.compute = p.payload = p.operand = p.gradient = p.attention_cache = p.swiglu_cache = compute;
   p.full = full;
-  p.moments = moments;
+  p.residual = p.moments = moments;
   return p;
 }
 
@@ -75,10 +75,13 @@ Precision make_precision(const PrecisionRecipe& r) {
   Precision fp8 = p;
   add_fp8(fp8, r);  // checks the words in every precision
   if (base == Base::kFp8) p = fp8;
-  const DType moments =
-      choose<DType>("moments", r.moments,
-                    std::array{std::pair{"auto", p.moments}, std::pair{"bf16", DType::kBF16}, std::pair{"fp32", DType::kF32}});
-  if (base != Base::kFp64) p.moments = moments;
+  const auto half_or_full = [](const char* key, const std::string& word, DType automatic) {
+    return choose<DType>(
+        key, word, std::array{std::pair{"auto", automatic}, std::pair{"bf16", DType::kBF16}, std::pair{"fp32", DType::kF32}});
+  };
+  const DType moments = half_or_full("moments", r.moments, p.moments);
+  const DType residual = half_or_full("residual", r.residual, p.residual);
+  if (base != Base::kFp64) p.moments = moments, p.residual = residual;
   return p;
 }
 

@@ -13,6 +13,7 @@ struct PrecisionRecipe {
   std::string precision = "fp8";
   std::string scales = "pow2";
   std::string moments = "auto";
+  std::string residual = "auto";
   std::string activation_granularity = "group";
   std::string weight_granularity = "group";
   std::string gradient_granularity = "group";
@@ -28,6 +29,7 @@ void visit_precision_keys(R& r, Visit&& visit) {
   visit("precision", r.precision, "fp8 (report §3.3), bf16 (products with FP32 sums, FP32 master weights), fp32 or fp64");
   visit("scales", r.scales, "of FP8: pow2; report (powers of two only where the report says); fp32");
   visit("moments", r.moments, "of AdamW: bf16 or fp32; auto: bf16 for fp8 and bf16");
+  visit("residual", r.residual, "the residual stream: bf16 or fp32; auto: bf16 for fp8 and bf16");
 }
 template <class R, class Visit>
 void visit_fp8_keys(R& r, Visit&& visit) {
@@ -42,10 +44,11 @@ void visit_fp8_keys(R& r, Visit&& visit) {
 
 struct Precision {
   std::string name;
-  DType compute = DType::kBF16;  // attention, embedding's output, the head's operands; operands of linear layers if plain
-  DType full = DType::kF32;      // residual stream, norms' weights, router, softmax, master weights, gradients
-  DType payload = DType::kBF16;  // what combine sends of a node's sum
-  DType moments = DType::kBF16;  // AdamW
+  DType compute = DType::kBF16;   // attention, embedding's output, the head's operands; operands of linear layers if plain
+  DType residual = DType::kBF16;  // the residual stream; sums into it are FP32, its gradient is of the full type
+  DType full = DType::kF32;       // norms' weights, router, softmax, master weights, gradients
+  DType payload = DType::kBF16;   // what combine sends of a node's sum
+  DType moments = DType::kBF16;   // AdamW
 
   // Linear layers of the blocks: E4M3 in FP8, else as `compute`.
   DType operand = DType::kBF16;
