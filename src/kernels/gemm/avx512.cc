@@ -79,7 +79,8 @@ void store_tile_rows(float* to, const T* from, int64_t count) {
   store(to, load(from, count));
 }
 
-// clang-format off: each needs those before it
+// Each needs those before it.
+// clang-format off
 #include "kernels/gemm/fp8_avx512.inc"
 #include "kernels/gemm/vector.inc"
 #include "kernels/gemm/gradient.inc"
