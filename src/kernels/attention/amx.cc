@@ -2,8 +2,8 @@
 #include <immintrin.h>
 #include <math.h>
 
-#include "kernels/attention/amx_tile.h"
 #include "kernels/attention/job.h"
+#include "kernels/common/amx_tile.h"
 
 // GCC 12 calls the undefined vectors inside its own intrinsics uninitialised. The AVX-512 jobs are included, but not used here.
 #pragma GCC diagnostic ignored "-Wmaybe-uninitialized"

@@ -1,6 +1,6 @@
 // AMX: bf16 products by tdpbf16ps, two by two tiles of 16 × 16 sums.
 #include "base/threads.h"
-#include "kernels/gemm/amx_tile.h"
+#include "kernels/common/amx_tile.h"
 #include "kernels/gemm/kernels.h"
 
 namespace rorqual::gemm {

@@ -80,6 +80,7 @@ void store_tile_rows(float* to, const T* from, int64_t count) {
 }
 
 // Each needs those before it.
+// Each needs those before it.
 // clang-format off
 #include "kernels/gemm/fp8_avx512.inc"
 #include "kernels/gemm/vector.inc"
