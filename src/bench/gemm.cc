@@ -29,7 +29,8 @@ constexpr double kSettle_s = 25e-3;
 constexpr MemoryClass kClass = MemoryClass::kScratch;
 // Where an operand has no other kernel than the reference, larger products would take minutes.
 constexpr double kMostReferenceGflop = 1;
-constexpr int kPeaks = 3;
+constexpr int kPeaks = 10;
+constexpr int64_t kMostCopies = 512;  // of weights too small to fill a cache
 
 // Normal numbers from a table, because drawing each would take longer than measuring.
 void fill_normal(const Tensor& t, uint64_t seed, const Stream& stream) {
@@ -57,7 +58,7 @@ int64_t copies_of(const GemmShapeMNK& s, const GemmBenchRequest& request) {
   const int64_t wanted = last_cache_bytes() * 5 / 4 / (s.n * s.k) + 1;
   const int64_t all_bytes = (1 + 1 + 2 + 2) * s.n * s.k;  // a copy of each contestant's
   const int64_t room = machine_memory().available_bytes / 2 / all_bytes;
-  return std::max<int64_t>(1, std::min(wanted, room));
+  return std::max<int64_t>(1, std::min({wanted, room, kMostCopies}));
 }
 
 // One of our products, with its operands.

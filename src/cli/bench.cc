@@ -13,7 +13,7 @@ struct GemmCommand {
   std::vector<int> threads;
   std::vector<std::string> shapes;
   int rounds = 7;
-  int64_t quantiser_rows = 4096, quantiser_cols = 7168;
+  int64_t quantiser_rows = 12288, quantiser_cols = 7168;
   bool resident = false, skip_quantisers = false, json = false;
 };
 
