@@ -69,6 +69,7 @@ struct Recipe {
   int64_t expert_lane_group = 1;
   int64_t logical_nodes = 1;
   bool recompute = true;
+  bool perturb_start = false;
   ModelConfig model;
   TokenizerRecipe tokenizer;
   DataRecipe data;
@@ -84,6 +85,8 @@ void visit_recipe_keys(R& r, Visit&& visit) {
   visit("expert_lane_group", r.expert_lane_group, "lanes that share an expert's accumulator; a power of two");
   visit("logical_nodes", r.logical_nodes, "groups of experts whose outputs combine sums before it rounds");
   visit("recompute", r.recompute, "norms, MLA up-projections and SwiGLU outputs again in backward; changes memory, no bit");
+  visit("perturb_start", r.perturb_start,
+        "one weight starts with its last bit (as BF16) flipped: what chaos alone does to a run");
   visit_fp8_keys(r.formats, visit);
   visit_model_keys(r.model, [&](const std::string& key, auto& value, const char* meaning) {
     visit(("model." + key).c_str(), value, meaning);

@@ -2,13 +2,13 @@
 
 #include <algorithm>
 #include <cmath>
-#include <map>
 #include <nlohmann/json.hpp>
 #include <set>
 #include <string_view>
 
 #include "base/error.h"
 #include "base/file.h"
+#include "base/html.h"
 #include "model/tensor_list.h"
 #include "train/recipe.h"
 #include "train/report_page.h"
@@ -32,29 +32,6 @@ constexpr size_t kTableRows = 20;
 // A smoothed line over fewer steps says nothing that the raw one does not.
 constexpr size_t kFewestSmoothed = 20;
 constexpr size_t kMostStepsEachSide = 100;
-
-std::string escaped(std::string_view text) {
-  std::string result;
-  for (const char c : text) {
-    switch (c) {
-      case '&':
-        result += "&amp;";
-        break;
-      case '<':
-        result += "&lt;";
-        break;
-      case '>':
-        result += "&gt;";
-        break;
-      case '"':
-        result += "&quot;";
-        break;
-      default:
-        result += static_cast<unsigned char>(c) < 0x20 && c != '\n' && c != '\t' ? ' ' : c;
-    }
-  }
-  return result;
-}
 
 // At most `bytes` of it, cut between characters.
 std::string_view shortened(std::string_view text, size_t bytes) {
@@ -101,8 +78,8 @@ double median_of(const Series& series) {
 std::string figures_html(const RunHistory& h, const Recipe& recipe, const ParameterCount& p) {
   std::string html;
   auto figure = [&](std::string_view term, const std::string& value, const std::string& note) {
-    html += fmt::format("<div><dt>{}</dt><dd>{}{}</dd></div>\n", term, escaped(value),
-                        note.empty() ? "" : " <small>" + escaped(note) + "</small>");
+    html += fmt::format("<div><dt>{}</dt><dd>{}{}</dd></div>\n", term, escape_html(value),
+                        note.empty() ? "" : " <small>" + escape_html(note) + "</small>");
   };
   figure("Steps", fmt::format("{}", h.step), fmt::format("of {}", recipe.train.steps));
   figure("Tokens", with_unit(static_cast<double>(h.tokens)),
@@ -171,9 +148,9 @@ std::string samples_html(const RunHistory& h) {
     for (const SampleLine& s : h.samples) {
       if (s.step != step) continue;
       const std::string_view text = shortened(s.text, kMostSampleBytes);
-      html +=
-          fmt::format("<blockquote dir=\"auto\"><b>{}</b>{}{}</blockquote>\n", escaped(shortened(s.prompt, kMostSampleBytes)),
-                      escaped(text), text.size() < s.text.size() ? "<i> (cut)</i>" : "");
+      html += fmt::format("<blockquote dir=\"auto\"><b>{}</b>{}{}</blockquote>\n",
+                          escape_html(shortened(s.prompt, kMostSampleBytes)), escape_html(text),
+                          text.size() < s.text.size() ? "<i> (cut)</i>" : "");
     }
     html += "</article>\n";
   }
@@ -246,33 +223,6 @@ Json data_json(const RunHistory& h, const Recipe& recipe, const TensorList& tens
   return j;
 }
 
-// JSON that cannot end or confuse the <script> element around it.
-std::string embedded_json(const Json& json) {
-  std::string text;
-  for (const char c : json.dump(-1, ' ', false, Json::error_handler_t::replace)) {
-    if (c == '<')
-      text += "\\u003c";  // stands in strings alone
-    else
-      text += c;
-  }
-  return text;
-}
-
-// The template with each {{name}} replaced, in one pass: what is put in is not looked at again.
-std::string filled(std::string_view page, const std::map<std::string, std::string, std::less<>>& values) {
-  std::string result;
-  for (;;) {
-    const size_t open = page.find("{{");
-    if (open == std::string_view::npos) return result.append(page);
-    const size_t close = page.find("}}", open);
-    CHECK(close != std::string_view::npos);
-    const auto value = values.find(page.substr(open + 2, close - open - 2));
-    CHECK(value != values.end(), "web/report.html: {}", page.substr(open, close + 2 - open));
-    result.append(page.substr(0, open)).append(value->second);
-    page.remove_prefix(close + 2);
-  }
-}
-
 // The last component of a directory, also of "runs/first/" and ".".
 std::string directory_name(const std::filesystem::path& directory) {
   std::filesystem::path path = std::filesystem::absolute(directory).lexically_normal();
@@ -292,13 +242,16 @@ void write_report(const std::filesystem::path& run, const std::filesystem::path&
   const RunHistory history = read_history(run);
   const TensorList tensors(recipe.model);
   write_file_atomically(
-      out, filled(kReportPage, {{"title", escaped(directory_name(run))},
-                                {"figures", figures_html(history, recipe, tensors.parameters())},
-                                {"table", table_html(history)},
-                                {"quantisers", quantisers_html(history.quantised, history.quantised_step, recipe.model)},
-                                {"samples", samples_html(history)},
-                                {"recipe", escaped(print_recipe(recipe))},
-                                {"data", embedded_json(data_json(history, recipe, tensors))}}));
+      out, fill_template(
+               kReportPage,
+               {{"title", escape_html(directory_name(run))},
+                {"figures", figures_html(history, recipe, tensors.parameters())},
+                {"table", table_html(history)},
+                {"quantisers", quantisers_html(history.quantised, history.quantised_step, recipe.model)},
+                {"samples", samples_html(history)},
+                {"recipe", escape_html(print_recipe(recipe))},
+                {"data",
+                 json_for_script(data_json(history, recipe, tensors).dump(-1, ' ', false, Json::error_handler_t::replace))}}));
 }
 
 }  // namespace rorqual

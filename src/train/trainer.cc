@@ -2,6 +2,8 @@
 
 #include <unistd.h>
 
+#include <algorithm>
+#include <bit>
 #include <cmath>
 #include <nlohmann/json.hpp>
 #include <numeric>
@@ -34,6 +36,18 @@ Recipe checked_for_memory(const Recipe& recipe) {
 
 TokenIds ids_of(const Recipe& r, const Tokenizer& tokenizer) {
   return token_ids(tokenizer, r.model.vocab_size);
+}
+
+// Of one weight of the first linear layer: the last of the bits that BF16 keeps.
+void flip_last_bit(const Weights& weights) {
+  const auto& specs = weights.list().specs();
+  const auto linear = std::find_if(specs.begin(), specs.end(), [](const TensorSpec& s) { return s.role == Role::kLinear; });
+  if (linear == specs.end()) return;
+  const Tensor master = weights.master(static_cast<size_t>(linear - specs.begin()));
+  visit_float(master.dtype, [&](auto zero) {
+    auto* value = static_cast<decltype(zero)*>(master.data);
+    *value = static_cast<decltype(zero)>(std::bit_cast<float>(std::bit_cast<uint32_t>(static_cast<float>(*value)) ^ 0x10000u));
+  });
 }
 
 nlohmann::ordered_json number(double value) {
@@ -91,6 +105,7 @@ void Trainer::start_from(const PreparedRun& run, bool resume) {
     } else {
       weights_.initialise(recipe_.model.initializer_range, static_cast<uint64_t>(recipe_.seed), stream_);
     }
+    if (recipe_.perturb_start) flip_last_bit(weights_);
     weights_.pack(stream_);
     if (ema_) ema_->reset();
     save_checkpoint();  // step 0: from here on the run can be taken up

@@ -3,6 +3,7 @@
 
 #include <gtest/gtest.h>
 
+#include <cstring>
 #include <fstream>
 #include <nlohmann/json.hpp>
 
@@ -150,6 +151,28 @@ TEST(Trainer, ThreadsAndRecomputeChangeNothing) {
     expect_equal(a, outcome(folder / "b"));
     expect_equal(a, outcome(folder / "c"));
   }
+}
+
+TEST(Trainer, PerturbedStartDiffersByOneBit) {
+  const Folder folder;
+  const TrainSummary a = run(folder, "a", {.set = {"precision=bf16", "train.steps=1"}});
+  const TrainSummary b = run(folder, "b", {.set = {"precision=bf16", "train.steps=1", "perturb_start=true"}});
+  const Checkpoint start_a = open_checkpoint(list_checkpoints(folder / "a").front().path);
+  const Checkpoint start_b = open_checkpoint(list_checkpoints(folder / "b").front().path);
+  ASSERT_EQ(start_a.step, 0);
+  std::vector<uint32_t> flipped;
+  for (const SafetensorsEntry& e : start_a.model().entries()) {
+    const auto x = start_a.model().bytes(e), y = start_b.model().bytes(*start_b.model().find(e.name));
+    for (size_t i = 0; i < x.size(); i += 4) {
+      uint32_t u = 0, v = 0;
+      std::memcpy(&u, x.data() + i, 4);
+      std::memcpy(&v, y.data() + i, 4);
+      if (u != v) flipped.push_back(u ^ v);
+    }
+  }
+  EXPECT_EQ(flipped, std::vector<uint32_t>{0x10000}) << "the last bit of a bf16, in FP32";
+  EXPECT_NE(a.loss, b.loss);
+  EXPECT_NEAR(a.loss, b.loss, 1e-3 * a.loss);
 }
 
 // Two lanes in one group or in two, and lanes at all, are other orders of the same sums: near, and each repeatable.
