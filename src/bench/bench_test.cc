@@ -151,7 +151,7 @@ TEST(TrainBench, StepsARecipe) {
     phases += row["phase"].get<std::string>() + " ";
   }
   EXPECT_NEAR(shares, 1, 1e-9);
-  for (const char* phase : {"attention", "dispatch", "experts", "combine", "mlp", "head", "mtp", "optimizer", "pack"})
+  for (const char* phase : {"attention", "dispatch", "experts", "combine", "mlp", "head", "mtp", "optimizer"})
     EXPECT_THAT(phases, HasSubstr(phase));
   EXPECT_FALSE(result["kernels"].empty());
 }

@@ -121,16 +121,12 @@ class Bench {
   }
 
   void update(const GradientBuffer& gradients, const GradientNorm& norm, const MicroBatchResult& losses) {
-    {
-      const TraceSpan span("optimizer", "AdamW", TraceKind::kPhase);
-      optimizer_.step(gradients, norm.norm, recipe_.train.learning_rate, ++updates_, stream_);
-      const auto names = model_.moe_block_names();
-      for (size_t b = 0; recipe_.model.has_router_bias() && b < names.size(); ++b)
-        update_routing_bias(weights_.master(weights_.list().at(names[b] + "mlp.gate.e_score_correction_bias")),
-                            losses.expert_load[b], recipe_.train.bias_speed);
-    }
-    const TraceSpan span("pack", "", TraceKind::kPhase);
-    weights_.pack(stream_);
+    const TraceSpan span("optimizer", "AdamW and packing", TraceKind::kPhase);
+    optimizer_.step(gradients, norm.norm, recipe_.train.learning_rate, ++updates_, stream_);
+    const auto names = model_.moe_block_names();
+    for (size_t b = 0; recipe_.model.has_router_bias() && b < names.size(); ++b)
+      update_routing_bias(weights_.master(weights_.list().at(names[b] + "mlp.gate.e_score_correction_bias")),
+                          losses.expert_load[b], recipe_.train.bias_speed);
   }
 
   const Recipe recipe_;

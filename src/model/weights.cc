@@ -114,4 +114,34 @@ void Weights::pack(const Stream& stream) {
   pack_weights(packing_, stream);
 }
 
+std::vector<Weights::UpdateGroup> Weights::update_groups(int64_t bytes) const {
+  std::vector<UpdateGroup> groups(1);
+  int64_t held = 0;
+  std::vector<bool> in_linear(list_.size(), false);
+  const auto add = [&](const std::vector<size_t>& tensors, const PackWeightArgs* packing) {
+    int64_t size = 0;
+    for (const size_t t : tensors) size += master(t).bytes();
+    if (held > 0 && held + size > bytes) {
+      groups.emplace_back();
+      held = 0;
+    }
+    held += size;
+    groups.back().tensors.insert(groups.back().tensors.end(), tensors.begin(), tensors.end());
+    if (packing != nullptr) groups.back().packing.push_back(*packing);
+  };
+  for (size_t i = 0; i < linears_.size(); ++i) {
+    std::vector<size_t> tensors;
+    int64_t rows = 0;
+    for (size_t t = linears_[i]->tensor; rows < linears_[i]->n; ++t) {
+      tensors.push_back(t);
+      in_linear[t] = true;
+      rows += list_[t].rows;
+    }
+    add(tensors, &packing_[i]);
+  }
+  for (size_t t = 0; t < list_.size(); ++t)
+    if (!in_linear[t] && list_[t].trainable()) add({t}, nullptr);
+  return groups;
+}
+
 }  // namespace rorqual

@@ -76,6 +76,14 @@ class Weights {
   // Fills every packed copy from the master values: after initialising, loading, and each optimizer step.
   void pack(const Stream& stream);
 
+  // Trainable tensors in groups of about `bytes` of master values, each with the linear layers to pack once it is updated: an
+  // optimizer that updates and packs group by group reads the new values from the cache.
+  struct UpdateGroup {
+    std::vector<size_t> tensors;
+    std::vector<PackWeightArgs> packing;
+  };
+  std::vector<UpdateGroup> update_groups(int64_t bytes) const;
+
  private:
   PackedWeight packed_weight(DType dtype, int64_t n, int64_t k);
 

@@ -3,7 +3,6 @@
 #include <algorithm>
 #include <cmath>
 
-#include "kernels/adamw/adamw.h"
 #include "kernels/elementwise/elementwise.h"
 
 namespace rorqual {
@@ -32,26 +31,32 @@ GradientNorm Optimizer::gradient_norm(const GradientBuffer& gradients, const Str
   return result;
 }
 
+AdamWTensor Optimizer::update_of(const GradientBuffer& gradients, size_t tensor) const {
+  const TensorSpec& s = weights_.list()[tensor];
+  const auto flat = [&](const Tensor& t) { return Tensor(t.data, t.dtype, 1, s.count()); };
+  const bool expert = s.in_expert_region();
+  return {flat(weights_.master(tensor)), flat(gradients.of(tensor)),
+          (expert ? expert_m_ : dense_m_).col_range(s.offset, s.count()),
+          (expert ? expert_v_ : dense_v_).col_range(s.offset, s.count()), s.decayed() ? settings_.weight_decay : 0};
+}
+
 void Optimizer::step(const GradientBuffer& gradients, double norm, double learning_rate, int64_t step, const Stream& stream) {
-  std::vector<AdamWTensor> tensors;
-  for (size_t i = 0; i < weights_.list().size(); ++i) {
-    const TensorSpec& s = weights_.list()[i];
-    if (!s.trainable()) continue;
-    auto flat = [&](const Tensor& t) { return Tensor(t.data, t.dtype, 1, s.count()); };
-    const bool expert = s.in_expert_region();
-    tensors.push_back(
-        {flat(weights_.master(i)), flat(gradients.of(i)), (expert ? expert_m_ : dense_m_).col_range(s.offset, s.count()),
-         (expert ? expert_v_ : dense_v_).col_range(s.offset, s.count()), s.decayed() ? settings_.weight_decay : 0});
-  }
+  // Of master values; with gradients and moments three times as much, about what the last-level cache holds for two cores.
+  constexpr int64_t kGroupBytes = int64_t{1} << 20;
   AdamWArgs args;
-  args.tensors = tensors;
   args.lr = learning_rate;
   args.beta1 = settings_.beta1;
   args.beta2 = settings_.beta2;
   args.eps = settings_.eps;
   args.grad_scale = std::min(1.0, settings_.clip_norm / (norm + 1e-6));
   args.step = step;
-  adamw(args, stream);
+  for (const Weights::UpdateGroup& group : weights_.update_groups(kGroupBytes)) {
+    std::vector<AdamWTensor> tensors;
+    for (const size_t t : group.tensors) tensors.push_back(update_of(gradients, t));
+    args.tensors = tensors;
+    adamw(args, stream);
+    pack_weights(group.packing, stream);
+  }
 }
 
 void update_routing_bias(const Tensor& bias, const std::vector<int64_t>& load, double speed) {

@@ -6,6 +6,7 @@
 #include <string>
 #include <vector>
 
+#include "kernels/adamw/adamw.h"
 #include "model/weights.h"
 
 namespace rorqual {
@@ -27,8 +28,8 @@ class Optimizer {
   Optimizer(Weights& weights, const AdamWSettings& settings, Arena& arena);
 
   GradientNorm gradient_norm(const GradientBuffer& gradients, const Stream& stream) const;
-  // `step` counts from 1. Updates the master weights; the caller packs them. Gradients are scaled by min(1, clip / (norm +
-  // 1e-6)).
+  // `step` counts from 1. Updates the master weights and packs them, group by group. Gradients are scaled by min(1, clip /
+  // (norm + 1e-6)).
   void step(const GradientBuffer& gradients, double norm, double learning_rate, int64_t step, const Stream& stream);
 
   // First and second moments, laid out as the master regions.
@@ -38,6 +39,8 @@ class Optimizer {
   Tensor expert_v() const { return expert_v_; }
 
  private:
+  AdamWTensor update_of(const GradientBuffer& gradients, size_t tensor) const;
+
   Weights& weights_;
   AdamWSettings settings_;
   Tensor dense_m_, dense_v_, expert_m_, expert_v_;

@@ -216,7 +216,6 @@ nlohmann::ordered_json Trainer::step() {
     for (size_t b = 0; recipe_.model.has_router_bias() && b < names.size(); ++b)
       update_routing_bias(weights_.master(weights_.list().at(names[b] + "mlp.gate.e_score_correction_bias")),
                           losses.expert_load[b], bias_speed(t, tokens_));
-    weights_.pack(stream_);
     if (ema_) ema_->start();
     skipped_in_a_row_ = 0;
     recent_.push_back(losses.loss);
