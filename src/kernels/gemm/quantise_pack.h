@@ -37,5 +37,7 @@ QuantiseKernels quantise_kernels_of(Isa isa);
 
 uint32_t block_amax_reference(const float* source, int64_t stride, int64_t rows, int64_t cols);
 PackCounts quantise_pack_reference(const PackBlock& block, float scale);
+uint32_t block_amax_avx512(const float* source, int64_t stride, int64_t rows, int64_t cols);
+PackCounts quantise_pack_avx512(const PackBlock& block, float scale);
 
 }  // namespace rorqual::gemm

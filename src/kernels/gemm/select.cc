@@ -14,7 +14,8 @@ PackPanel pack_panel_of(Isa isa) {
   return isa >= Isa::kAvx512 ? pack_panel_avx512 : nullptr;
 }
 
-QuantiseKernels quantise_kernels_of(Isa) {
+QuantiseKernels quantise_kernels_of(Isa isa) {
+  if (isa >= Isa::kAvx512) return {block_amax_avx512, quantise_pack_avx512};
   return {block_amax_reference, quantise_pack_reference};
 }
 
