@@ -5,6 +5,7 @@
 
 #include <ctime>
 #include <functional>
+#include <iterator>
 #include <nlohmann/json.hpp>
 #include <string>
 
@@ -65,12 +66,12 @@ inline std::string random_bytes(Draws& draws, size_t size) {
 
 // Characters of all kinds, those that the patterns tell apart often.
 inline std::string random_text(Draws& draws, size_t characters) {
-  using namespace std::string_literals;  // whose strings may hold a NUL
-  static const std::u32string kOften = U"aZ é  \t\n\r\u0085\u00A0\u3000\uFEFF'.,<|{1٣Ⅷ中ー・ぁ\u0301\u00AD€😀\u0000\u0001"s;
+  static constexpr char32_t kOften[] =
+      U"aZ é  \t\n\r\u0085\u00A0\u3000\uFEFF'.,<|{1٣Ⅷ中ー・ぁ\u0301\u00AD€😀\u0000\u0001";  // an array: a NUL is among them
   std::string text;
   for (size_t i = 0; i < characters; ++i) {
     if (draws.below(4) > 0) {
-      append_utf8(kOften[draws.below(kOften.size())], text);
+      append_utf8(kOften[draws.below(std::size(kOften) - 1)], text);
     } else {
       const auto code = static_cast<char32_t>(draws.below(draws.below(2) ? 0x3000 : 0x110000));
       append_utf8(code >= 0xD800 && code <= 0xDFFF ? U'?' : code, text);

@@ -17,8 +17,8 @@ int64_t round_up(int64_t n, int64_t to) {
 
 std::string_view memory_class_name(MemoryClass c) {
   static constexpr std::array<std::string_view, kMemoryClasses> names = {
-      "master weights", "packed weights", "gradients", "moments", "EMA", "activations", "linear inputs", "attention outputs",
-      "SwiGLU inputs", "scratch", "logits", "cache", "data", "snapshot"};
+      "master weights",    "packed weights", "gradients", "moments", "EMA",   "activations", "linear inputs",
+      "attention outputs", "SwiGLU inputs",  "scratch",   "logits",  "cache", "data",        "snapshot"};
   return names[static_cast<size_t>(c)];
 }
 

@@ -2,6 +2,7 @@
 
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
+#include <unistd.h>
 
 #include <algorithm>
 #include <cmath>
@@ -94,7 +95,7 @@ class ReportTest : public testing::Test {
     return "no error";
   }
 
-  const fs::path run_ = fs::path(testing::TempDir()) / "rorqual_report_test";
+  const fs::path run_ = fs::path(testing::TempDir()) / fmt::format("rorqual_report_test_{}", getpid());
 };
 
 TEST_F(ReportTest, ARunBeforeItsFirstStepHasAPage) {

@@ -118,7 +118,7 @@ TEST_F(ModelCommands, ExportsAreRepeatableAndScoreAlike) {
     EXPECT_TRUE(names.contains(name)) << name;
   const std::string file = " --file " + at("run/heldout.txt");
   const Json run = json("score " + at("run") + file);
-  EXPECT_EQ(run, json("score " + at("a") + file + " --precision bf16"));
+  EXPECT_EQ(run, json("score " + at("a") + file + " --precision fp8"));
   // Rounding weights to bf16 moves each by 2^-9 of itself; a product of a few dozen random such errors moves a logit of size 1
   // by less than 1%.
   succeed("export " + at("run") + " --to " + at("bf16"));
@@ -127,7 +127,7 @@ TEST_F(ModelCommands, ExportsAreRepeatableAndScoreAlike) {
   EXPECT_EQ(rounded["tokens"], run["tokens"]);
   // The average of a run that has just begun is not its last state.
   succeed("export " + at("run") + " --ema --dtype f32 --to " + at("ema"));
-  EXPECT_EQ(json("score " + at("ema") + file + " --precision bf16"), json("score " + at("run") + file + " --ema"));
+  EXPECT_EQ(json("score " + at("ema") + file + " --precision fp8"), json("score " + at("run") + file + " --ema"));
   EXPECT_NE(json("score " + at("ema") + file)["loss"], run["loss"]);
 
   const Json config = Json::parse(read_file(*bench_ / "a/config.json"));
