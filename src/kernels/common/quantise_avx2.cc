@@ -88,8 +88,12 @@ template <int kBits>
   return count_zero_bytes(_mm256_and_si256(ordered, _mm256_set1_epi8(0x7f)));
 }
 
-// As in quantise_avx512.cc.
+// The 128 E4M3 codes of bf16 values over 2^exponent in 16-bit integers: a magnitude less `base` is (k + 11) · 128 + m for the
+// value 2^k · (1 + m / 128), which is rounded to three of m's seven bits. False if a value other than zero lies below 2^-6,
+// where codes are subnormal, or the exponent is too small; and for E5M6.
+template <DType kType>
 [[gnu::always_inline]] inline bool encode_words(const Bf16* x, int exponent, uint8_t* codes) {
+  if (kType != DType::kE4M3 || exponent < -115) return false;
   const __m256i base = _mm256_set1_epi16(static_cast<int16_t>(((exponent + 116) << 7) - 7));
   const __m256i first = _mm256_set1_epi16((5 << 7) + 7), magnitude_bits = _mm256_set1_epi16(0x7fff);
   __m256i small = _mm256_setzero_si256();

@@ -58,81 +58,91 @@ int64_t count_lanes(Mask mask) {
   return (static_cast<uint32_t>(_mm_cvtsi128_si32(smallest)) ^ 0xffffu) << 16;
 }
 
-// Byte kByte of each lane of four vectors, in order.
-template <int kByte>
-[[gnu::always_inline]] inline __m512i bytes_of_lanes(Ints a, Ints b, Ints c, Ints d) {
-  alignas(64) static constexpr auto kIndex = [] {
-    struct {
-      uint8_t at[64];
-    } index{};
-    for (int i = 0; i < 64; ++i) index.at[i] = static_cast<uint8_t>(4 * (i % 32) + kByte);
-    return index;
-  }();
-  const __m512i index = _mm512_load_si512(kIndex.at);
-  return _mm512_mask_blend_epi64(0xf0, _mm512_permutex2var_epi8(a, index, b), _mm512_permutex2var_epi8(c, index, d));
-}
-
 // Codes of eight bits, signs from the values; how many are zero.
 [[gnu::always_inline]] inline int64_t store_eight(uint8_t* codes, const Ints (&magnitudes)[4], const Vec (&y)[4]) {
-  const __m512i magnitude = bytes_of_lanes<0>(magnitudes[0], magnitudes[1], magnitudes[2], magnitudes[3]);
-  const __m512i sign = bytes_of_lanes<3>(ints(y[0]), ints(y[1]), ints(y[2]), ints(y[3]));
-  _mm512_storeu_si512(codes, _mm512_ternarylogic_epi32(magnitude, sign, _mm512_set1_epi8(-128), 0xf8));  // a | (b & c)
-  return __builtin_popcountll(_mm512_testn_epi8_mask(magnitude, magnitude));
+  const __m512i magnitude_bits = set32(0x7f);
+  __m512i code[4];
+  for (int k = 0; k < 4; ++k)  // (a & c) | (b & ~c): clean bytes, which packing does not saturate
+    code[k] = _mm512_ternarylogic_epi32(magnitudes[k], _mm512_srli_epi32(ints(y[k]), 24), magnitude_bits, 0xe4);
+  const __m512i words = _mm512_packus_epi32(code[0], code[1]), more = _mm512_packus_epi32(code[2], code[3]);
+  // Packing goes by 128 bits: four codes of each vector in turn.
+  const __m512i order = _mm512_setr_epi32(0, 4, 8, 12, 1, 5, 9, 13, 2, 6, 10, 14, 3, 7, 11, 15);
+  const __m512i bytes = _mm512_permutexvar_epi32(order, _mm512_packus_epi16(words, more));
+  _mm512_storeu_si512(codes, bytes);
+  return __builtin_popcountll(_mm512_testn_epi8_mask(bytes, _mm512_set1_epi8(0x7f)));
 }
 
-// The 128 E4M3 codes of bf16 values over 2^exponent, exponent >= -115, in 16-bit integers: a magnitude less `base` is
-// (k + 11) · 128 + m for the value 2^k · (1 + m / 128), which is rounded to three of m's seven bits. False if a value other
-// than zero lies below 2^-6, where codes are subnormal.
-[[gnu::always_inline]] inline bool encode_words(const Bf16* x, int exponent, uint8_t* codes) {
-  const __m512i base = _mm512_set1_epi16(static_cast<int16_t>(((exponent + 116) << 7) - 7));  // 7: just below a half
-  const __m512i first = _mm512_set1_epi16((5 << 7) + 7), magnitude_bits = _mm512_set1_epi16(0x7fff);
-  __m512i words[4], code[4];
-  __mmask32 small = 0;
-  for (int64_t i = 0; i < 4; ++i) {
-    words[i] = _mm512_loadu_si512(x + 32 * i);
-    const __m512i magnitude = _mm512_and_si512(words[i], magnitude_bits), from_base = _mm512_subs_epu16(magnitude, base);
-    const __m512i odd = _mm512_and_si512(_mm512_srli_epi16(magnitude, 4), _mm512_set1_epi16(1));
-    code[i] = _mm512_subs_epu16(_mm512_srli_epi16(_mm512_add_epi16(from_base, odd), 4), _mm512_set1_epi16(32));
-    small |= _mm512_mask_test_epi16_mask(_mm512_cmplt_epu16_mask(from_base, first), magnitude, magnitude);
-  }
-  if (small != 0) return false;
+// 32 codes of twelve bits in 16-bit lanes, two in three bytes: code i of them is in lane kOrder of i, pairs side by side.
+// Writes 64 bytes, of which 48 count, or with kLast those alone.
+template <bool kPacked, bool kLast>
+[[gnu::always_inline]] inline void store_pairs(uint8_t* codes, __m512i words) {
+  // kPacked: as packing two vectors of 32-bit lanes leaves them, 4 of the first and 4 of the second in turn.
   alignas(64) static constexpr auto kIndex = [] {
     struct {
       uint8_t at[64];
     } index{};
-    for (int i = 0; i < 64; ++i) index.at[i] = static_cast<uint8_t>(2 * i);
+    for (int i = 0; i < 48; ++i) {
+      const int pair = i / 3, lane = kPacked ? pair % 8 / 2 * 4 + pair / 8 * 2 + pair % 2 : pair;
+      index.at[i] = static_cast<uint8_t>(lane * 4 + i % 3);
+    }
     return index;
   }();
-  const __m512i low = _mm512_load_si512(kIndex.at), high = _mm512_add_epi8(low, _mm512_set1_epi8(1));
-  for (int64_t i = 0; i < 4; i += 2) {
-    const __m512i magnitudes = _mm512_permutex2var_epi8(code[i], low, code[i + 1]);
-    const __m512i signs = _mm512_permutex2var_epi8(words[i], high, words[i + 1]);
-    _mm512_storeu_si512(codes + 32 * i, _mm512_ternarylogic_epi32(magnitudes, signs, _mm512_set1_epi8(-128), 0xf8));
+  const __m512i pairs = _mm512_madd_epi16(words, _mm512_set1_epi32((4096 << 16) + 1));
+  const __m512i bytes = _mm512_permutexvar_epi8(_mm512_load_si512(kIndex.at), pairs);
+  if (kLast)
+    _mm512_mask_storeu_epi8(codes, (uint64_t{1} << 48) - 1, bytes);
+  else
+    _mm512_storeu_si512(codes, bytes);
+}
+
+// The 128 codes of bf16 values over 2^exponent that do not saturate, in 16-bit integers: kDrop bits of a magnitude are rounded
+// off, and its exponent is counted from the code's. False if a value other than zero has a subnormal code, or the exponent is
+// too small for that.
+template <DType kType>
+[[gnu::always_inline]] inline bool encode_words(const Bf16* x, int exponent, uint8_t* codes) {
+  constexpr int kBias = kType == DType::kE4M3 ? 7 : 15, kDrop = kType == DType::kE4M3 ? 4 : 1;
+  if (exponent + 127 - kBias < 1) return false;
+  const __m512i one = _mm512_set1_epi16(1), magnitude_bits = _mm512_set1_epi16(0x7fff);
+  const __m512i base = _mm512_set1_epi16(static_cast<int16_t>(((exponent + 127 - kBias) << 7) - ((1 << (kDrop - 1)) - 1)));
+  const __m512i first = _mm512_set1_epi16(static_cast<int16_t>(((exponent + 128 - kBias) << 7) - 1));
+  const __m512i code_bits = _mm512_set1_epi16(kType == DType::kE4M3 ? 0x7f : 0x7ff);
+  __m512i code[4], least = _mm512_set1_epi16(-1);
+  for (int64_t i = 0; i < 4; ++i) {
+    const __m512i word = _mm512_loadu_si512(x + 32 * i), magnitude = _mm512_and_si512(word, magnitude_bits);
+    const __m512i odd = _mm512_and_si512(_mm512_srli_epi16(word, kDrop), one);
+    const __m512i rounded = _mm512_srli_epi16(_mm512_subs_epu16(_mm512_add_epi16(magnitude, odd), base), kDrop);
+    least = _mm512_min_epu16(least, _mm512_sub_epi16(magnitude, one));  // zeros become the largest
+    // (a & c) | (b & ~c): the sign above the magnitude.
+    const __m512i sign = _mm512_srli_epi16(word, kType == DType::kE4M3 ? 8 : 4);
+    code[i] = _mm512_ternarylogic_epi32(rounded, sign, code_bits, 0xe4);
+  }
+  if (_mm512_cmplt_epu16_mask(least, first) != 0) return false;
+  if constexpr (kType == DType::kE4M3) {
+    const __m512i order = _mm512_setr_epi64(0, 2, 4, 6, 1, 3, 5, 7);
+    for (int64_t i = 0; i < 4; i += 2)
+      _mm512_storeu_si512(codes + 32 * i, _mm512_permutexvar_epi64(order, _mm512_packus_epi16(code[i], code[i + 1])));
+  } else {
+    for (int64_t i = 0; i < 3; ++i) store_pairs<false, false>(codes + 48 * i, code[i]);
+    store_pairs<false, true>(codes + 144, code[3]);
   }
   return true;
 }
 
 // Codes of twelve bits, two in three bytes.
 [[gnu::always_inline]] inline int64_t store_twelve(uint8_t* codes, const Ints (&magnitudes)[4], const Vec (&y)[4]) {
-  alignas(64) static constexpr auto kIndex = [] {
-    struct {
-      uint8_t at[64];
-    } index{};
-    for (int i = 0; i < 48; ++i) index.at[i] = static_cast<uint8_t>(i / 3 * 8 + i % 3);
-    return index;
-  }();
-  const __m512i index = _mm512_load_si512(kIndex.at), magnitude_bits = set32(0x7ff);
+  const __m512i magnitude_bits = set32(0x7ff);
   int64_t zero_codes = 0;
-  __m512i pairs[4];
-  for (int k = 0; k < 4; ++k) {
-    zero_codes += count_lanes(_mm512_testn_epi32_mask(magnitudes[k], magnitude_bits));
-    // (a & c) | (b & ~c), also below: the sign of y lands in bit 11; what lies above is cut off.
-    const __m512i code = _mm512_ternarylogic_epi32(magnitudes[k], _mm512_srli_epi32(ints(y[k]), 20), magnitude_bits, 0xe4);
-    pairs[k] = _mm512_ternarylogic_epi32(code, _mm512_srli_epi64(code, 20), _mm512_set1_epi64(0xfff), 0xe4);
+  __m512i code[4];
+  for (int k = 0; k < 4; ++k)  // (a & c) | (b & ~c): the sign of y lands in bit 11
+    code[k] = _mm512_ternarylogic_epi32(magnitudes[k], _mm512_srli_epi32(ints(y[k]), 20), magnitude_bits, 0xe4);
+  for (int k = 0; k < 4; k += 2) {
+    const __m512i words = _mm512_packus_epi32(code[k], code[k + 1]);
+    zero_codes += __builtin_popcount(_mm512_testn_epi16_mask(words, _mm512_set1_epi16(0x7ff)));
+    if (k == 0)
+      store_pairs<true, false>(codes, words);
+    else
+      store_pairs<true, true>(codes + 48, words);
   }
-  constexpr __mmask64 kBytes = (uint64_t{1} << 48) - 1;
-  _mm512_mask_storeu_epi8(codes, kBytes, _mm512_permutex2var_epi8(pairs[0], index, pairs[1]));
-  _mm512_mask_storeu_epi8(codes + 48, kBytes, _mm512_permutex2var_epi8(pairs[2], index, pairs[3]));
   return zero_codes;
 }
 
