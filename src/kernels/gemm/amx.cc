@@ -6,9 +6,13 @@
 namespace rorqual::gemm {
 namespace {
 
-// Tiles of a weight gradient are packed by AVX-512, which every CPU with AMX has.
+// Tiles are packed by AVX-512, which every CPU with AMX has.
 constexpr auto pack_pairs = pack_pairs_avx512;
 constexpr auto pack_transposed = pack_transposed_avx512;
+constexpr auto pack_scaled_pairs = pack_scaled_pairs_avx512;
+constexpr auto pack_scaled_transposed = pack_scaled_transposed_avx512;
+constexpr auto decode_row = decode_row_avx512;
+constexpr auto decode_panel = decode_panel_avx512;
 
 #include "kernels/gemm/amx.inc"
 
@@ -20,6 +24,13 @@ void linear_amx_bf16(const LinearBlock& block) {
 }
 void gradient_amx_bf16(const GradientBlock& block) {
   gradient_block(block);
+}
+void linear_amx_fp8(const LinearBlock& block) {
+  if (block.out == DType::kF32) return linear_block_fp8<float>(block);
+  linear_block_fp8<uint16_t>(block);
+}
+void gradient_amx_fp8(const GradientBlock& block) {
+  gradient_block_fp8(block);
 }
 
 double peak_amx(int64_t rounds) {

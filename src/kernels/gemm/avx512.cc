@@ -80,7 +80,6 @@ void store_tile_rows(float* to, const T* from, int64_t count) {
 }
 
 // Each needs those before it.
-// Each needs those before it.
 // clang-format off
 #include "kernels/gemm/fp8_avx512.inc"
 #include "kernels/gemm/vector.inc"
@@ -128,6 +127,8 @@ void transpose(__m512i (&v)[16]) {
 #pragma GCC unroll 16
   for (int i = 0; i < 16; ++i) v[i] = t[i];
 }
+
+#include "kernels/gemm/fp8_bf16_avx512.inc"
 
 __m512i join(__m256i low, __m256i high) {
   return _mm512_inserti64x4(_mm512_castsi256_si512(low), high, 1);
@@ -208,6 +209,29 @@ void pack_transposed_avx512(const uint16_t* in, int64_t stride, int64_t steps, i
   __m512i v[16];
 #pragma GCC unroll 16
   for (int p = 0; p < 16; ++p) v[p] = pair_of_steps(in, stride, 2 * p, steps, first_lanes(cols));
+  transpose(v);
+#pragma GCC unroll 16
+  for (int n = 0; n < 16; ++n) _mm512_storeu_si512(out + n * 32, v[n]);
+}
+
+void decode_row_avx512(DType codes, const uint8_t* in, int64_t depth, const float* scales, int64_t block, uint16_t* out) {
+  if (codes == DType::kE4M3) return decode_row<E4M3Code>(in, depth, scales, block, out);
+  decode_row<E5M2Code>(in, depth, scales, block, out);
+}
+void decode_panel_avx512(const uint8_t* in, int64_t depth, const float* scales, uint16_t* out) {
+  decode_panel(in, depth, scales, out);
+}
+void pack_scaled_pairs_avx512(DType codes, const uint8_t* in, int64_t stride, int64_t steps, int64_t cols, const float* scales,
+                              uint16_t* out) {
+  __m512i v[16];
+  scaled_pairs(codes, in, stride, steps, cols, scales, v);
+#pragma GCC unroll 16
+  for (int p = 0; p < 16; ++p) _mm512_storeu_si512(out + p * 32, v[p]);
+}
+void pack_scaled_transposed_avx512(DType codes, const uint8_t* in, int64_t stride, int64_t steps, int64_t cols,
+                                   const float* scales, uint16_t* out) {
+  __m512i v[16];
+  scaled_pairs(codes, in, stride, steps, cols, scales, v);
   transpose(v);
 #pragma GCC unroll 16
   for (int n = 0; n < 16; ++n) _mm512_storeu_si512(out + n * 32, v[n]);

@@ -4,6 +4,7 @@
 #include "base/cpu.h"
 #include "base/threads.h"
 #include "kernels/gemm/amx_model.h"
+#include "kernels/gemm/gemm_fp8_test_support.h"
 #include "kernels/gemm/gemm_test_support.h"
 #include "kernels/gemm/kernels.h"
 
@@ -22,12 +23,56 @@ void pack_transposed(const uint16_t* in, int64_t stride, int64_t steps, int64_t 
     for (int64_t n = 0; n < 16; ++n) out[n * 32 + m] = element(in, stride, steps, cols, m, n);
 }
 
+// FP8: the value times the scale cut to bf16, which is exact but below 2^-126. The tests run with these and with AVX-512's.
+uint16_t bf16_of(DType codes, uint8_t code, float scale) {
+  const float value = gemm_test::decode(codes, code) * scale;
+  uint32_t bits;
+  std::memcpy(&bits, &value, 4);
+  return static_cast<uint16_t>(bits >> 16);
+}
+bool use_avx512 = false;
+
+void decode_row(DType codes, const uint8_t* in, int64_t depth, const float* scales, int64_t block, uint16_t* out) {
+  if (use_avx512) return decode_row_avx512(codes, in, depth, scales, block, out);
+  for (int64_t k = 0; k < (depth + 31) / 32 * 32; ++k)
+    out[k / 32 * block + k % 32] = k < depth ? bf16_of(codes, in[k], scales[k / 128]) : uint16_t{0};
+}
+void decode_panel(const uint8_t* in, int64_t depth, const float* scales, uint16_t* out) {
+  if (use_avx512) return decode_panel_avx512(in, depth, scales, out);
+  for (int64_t k = 0; k < (depth + 31) / 32 * 32; ++k)
+    for (int64_t n = 0; n < 16; ++n)
+      out[panel_index<uint16_t>(n, k)] =
+          k < depth ? bf16_of(DType::kE4M3, in[panel_index<uint8_t>(n, k)], scales[k / 128]) : uint16_t{0};
+}
+void pack_scaled(bool transposed, DType codes, const uint8_t* in, int64_t stride, int64_t steps, int64_t cols,
+                 const float* scales, uint16_t* out) {
+  std::vector<uint16_t> values(32 * 16);
+  for (int64_t m = 0; m < steps; ++m)
+    for (int64_t n = 0; n < cols; ++n) values[static_cast<size_t>(m * 16 + n)] = bf16_of(codes, in[m * stride + n], scales[n]);
+  (transposed ? pack_transposed : pack_pairs)(values.data(), 16, steps, cols, out);
+}
+void pack_scaled_pairs(DType codes, const uint8_t* in, int64_t stride, int64_t steps, int64_t cols, const float* scales,
+                       uint16_t* out) {
+  if (use_avx512) return pack_scaled_pairs_avx512(codes, in, stride, steps, cols, scales, out);
+  pack_scaled(false, codes, in, stride, steps, cols, scales, out);
+}
+void pack_scaled_transposed(DType codes, const uint8_t* in, int64_t stride, int64_t steps, int64_t cols, const float* scales,
+                            uint16_t* out) {
+  if (use_avx512) return pack_scaled_transposed_avx512(codes, in, stride, steps, cols, scales, out);
+  pack_scaled(true, codes, in, stride, steps, cols, scales, out);
+}
+
 #include "kernels/gemm/amx.inc"
 
 using gemm_test::compare;
+using gemm_test::differing;
 using gemm_test::Expected;
+using gemm_test::Fill;
+using gemm_test::Fp8Weight;
 using gemm_test::Matrix;
 using gemm_test::Packed;
+using gemm_test::Scaled;
+using Group = ScaledTensor::Group;
 
 struct Size {
   int64_t m, n, k;
@@ -154,6 +199,240 @@ TEST(AmxModel, ComparisonCatchesDefects) {
   block.depth = 64;  // the last block of steps dropped
   linear_block<float>(block);
   EXPECT_NE(compare(c.tensor(), want), "");
+}
+
+// FP8 on the tiles is defined to the bit: values as bf16, sums in the order that amx.inc documents.
+float flushed(float x) {
+  return std::fabs(x) < 0x1p-126f ? std::copysign(0.0f, x) : x;
+}
+template <class A, class B>
+float defined_sum(int64_t depth, const A& a, const B& b) {
+  float sum = 0;
+  for (int64_t block = 0; block < depth; block += 32) {
+    float chain[2] = {0, 0};
+    for (int64_t k = block; k < std::min(block + 32, depth); ++k)
+      chain[k % 2] = flushed(std::fma(flushed(a(k)), flushed(b(k)), chain[k % 2]));
+    sum = flushed(sum + flushed(chain[0] + chain[1]));
+  }
+  return sum;
+}
+void defined_linear(const Scaled& a, const Fp8Weight& b, const Tensor& c, bool accumulate) {
+  for (int64_t m = 0; m < c.rows; ++m)
+    for (int64_t n = 0; n < c.cols; ++n)
+      gemm_test::put(c, m, n,
+                     defined_sum(
+                         a.tensor().cols(), [&](int64_t k) { return a.value(m, k) * a.scale(m, k); },
+                         [&](int64_t k) { return b.value(n, k) * b.scale(n, k); }),
+                     accumulate);
+}
+void defined_gradient(const Scaled& a, const Scaled& b, const Tensor& c) {
+  for (int64_t n = 0; n < c.rows; ++n)
+    for (int64_t k = 0; k < c.cols; ++k)
+      gemm_test::put(c, n, k,
+                     defined_sum(
+                         a.tensor().rows(), [&](int64_t m) { return a.value(m, n) * a.scale(m, n); },
+                         [&](int64_t m) { return b.value(m, k) * b.scale(m, k); }),
+                     true);
+}
+LinearBlock block_of(const Scaled& a, const Fp8Weight& b, const Tensor& c, bool accumulate) {
+  LinearBlock block = block_of(a.tensor().codes, b.weight(), c, accumulate);
+  block.operands = a.tensor().dtype();
+  block.a_scales = {static_cast<const float*>(a.tensor().scales.data), a.tensor().scales.stride};
+  block.b_scales = {b.weight().scale, scale_groups(b.weight().k)};
+  return block;
+}
+GradientBlock block_of(const Scaled& a, const Scaled& b, const Tensor& c) {
+  const ScaledTensor &x = a.tensor(), &y = b.tensor();
+  return {x.codes.data,
+          x.codes.stride,
+          y.codes.data,
+          y.codes.stride,
+          c.data,
+          c.stride,
+          c.rows,
+          c.cols,
+          x.rows(),
+          x.dtype(),
+          {static_cast<const float*>(x.scales.data), x.scales.stride},
+          {static_cast<const float*>(y.scales.data), y.scales.stride}};
+}
+void run_linear(const LinearBlock& block) {
+  block.out == DType::kF32 ? linear_block_fp8<float>(block) : linear_block_fp8<uint16_t>(block);
+}
+// The scalar packers of this file, and AVX-512's where the CPU has it.
+std::vector<bool> packers() {
+  return cpu_isa() >= Isa::kAvx512 ? std::vector<bool>{false, true} : std::vector<bool>{false};
+}
+
+// Every remainder of 16 and 32 rows and columns, of 4, 16, 32 and 128 steps; several groups, blocks of steps, rows and columns.
+std::vector<Size> fp8_sizes() {
+  std::vector<Size> out(std::begin(kSizes), std::end(kSizes));
+  for (int64_t i = 1; i <= 34; ++i) out.push_back({i, 1 + i * 7 % 35, 1 + i * 11 % 39});
+  for (const Size s : {Size{3, 20, 127}, Size{17, 33, 129}, Size{33, 17, 161}, Size{20, 150, 260}, Size{35, 40, 1030},
+                       Size{260, 20, 40}, Size{2, 530, 33}, Size{258, 514, 3}})
+    out.push_back(s);
+  return out;
+}
+
+TEST(AmxModelFp8, LinearIsItsDefinitionBitForBit) {
+  for (const DType operand : {DType::kE4M3, DType::kE5M2}) {
+    for (const Size s : fp8_sizes()) {
+      const Scaled a(operand, s.m, s.k, Group::kRow, 1, {}, s.m % 4);
+      const Fp8Weight b(s.n, s.k, 2, {});
+      for (const DType out : {DType::kF32, DType::kBF16}) {
+        for (const bool accumulate : {false, true}) {
+          const Matrix start(out, s.m, s.n, s.n % 5);
+          if (accumulate) start.fill(3);
+          const Matrix want = start.copy();
+          defined_linear(a, b, want.tensor(), accumulate);
+          for (const bool vectors : packers()) {
+            use_avx512 = vectors;
+            const Matrix c = start.copy();
+            run_linear(block_of(a, b, c.tensor(), accumulate));
+            const std::string words = fmt::format("{} m={} n={} k={} into {}, accumulate={} avx512={}", dtype_name(operand),
+                                                  s.m, s.n, s.k, dtype_name(out), accumulate, vectors);
+            EXPECT_EQ(differing(c.tensor(), want.tensor()), "") << words;
+            EXPECT_TRUE(c.gaps_untouched()) << words;
+          }
+        }
+      }
+    }
+  }
+}
+
+TEST(AmxModelFp8, GradientIsItsDefinitionBitForBit) {
+  for (const DType operand : {DType::kE4M3, DType::kE5M2}) {
+    for (const Size s : fp8_sizes()) {
+      if (s.k == 0) continue;
+      const int64_t tokens = s.k, n = s.m, k = s.n;  // the sum's length varies most
+      const Scaled a(operand, tokens, n, Group::kColumn, 1, {}, s.m % 4), b(DType::kE4M3, tokens, k, Group::kColumn, 2, {}, 3);
+      const Matrix start(DType::kF32, n, k);
+      start.fill(3);
+      const Matrix want = start.copy();
+      defined_gradient(a, b, want.tensor());
+      for (const bool vectors : packers()) {
+        use_avx512 = vectors;
+        const Matrix c = start.copy();
+        gradient_block_fp8(block_of(a, b, c.tensor()));
+        EXPECT_EQ(differing(c.tensor(), want.tensor()), "")
+            << dtype_name(operand) << " tokens=" << tokens << " n=" << n << " k=" << k << " avx512=" << vectors;
+        EXPECT_TRUE(c.gaps_untouched());
+      }
+    }
+  }
+}
+
+// A block within a weight takes the scales of its own columns.
+TEST(AmxModelFp8, BlocksTakeTheirColumnsScales) {
+  const Scaled a(DType::kE4M3, 5, 140, Group::kRow, 1, {});
+  const Fp8Weight b(300, 140, 2, {});
+  const Matrix all(DType::kF32, 5, 300), want(DType::kF32, 5, 300);
+  defined_linear(a, b, want.tensor(), false);
+  for (const bool vectors : packers()) {
+    use_avx512 = vectors;
+    for (const auto& [begin, end] : {std::pair{0, 112}, {112, 144}, {144, 300}}) {
+      LinearBlock block = block_of(a, b, all.tensor().col_range(begin, end - begin), false);
+      block.b = static_cast<const uint8_t*>(block.b) + begin / 16 * block.panel_stride;
+      block.cols = end - begin, block.col_begin = begin;
+      run_linear(block);
+    }
+    EXPECT_EQ(differing(all.tensor(), want.tensor()), "");
+  }
+}
+
+// Every code with every power of two, and scales that are none: AVX-512's packers as the scalar ones. Codes with the smallest
+// scales are denormals there, and the tiles take them for zero.
+TEST(AmxModelFp8, EveryCodeWithEveryScale) {
+  if (cpu_isa() < Isa::kAvx512) GTEST_SKIP() << "this CPU has no avx512";
+  const auto same = [](const std::vector<uint16_t>& x, const std::vector<uint16_t>& y) {
+    for (size_t i = 0; i < x.size(); ++i)
+      if (x[i] != y[i] && !((x[i] & 0x7fff) > 0x7f80 && (y[i] & 0x7fff) > 0x7f80)) return false;
+    return true;
+  };
+  std::vector<uint8_t> codes(256 * 16);  // as a panel, every column has all codes of some order
+  for (size_t i = 0; i < codes.size(); ++i) codes[i] = static_cast<uint8_t>(i * 37);
+  std::vector<float> scales = {NAN, INFINITY, 0, -1, 3, 0x1p-149f};
+  for (int e = -126; e <= 127; ++e) scales.push_back(power_of_two(e));
+  for (const float scale : scales) {
+    const std::vector<float> groups(32, scale);
+    for (const DType format : {DType::kE4M3, DType::kE5M2}) {
+      std::vector<uint16_t> want[4], got[4];
+      for (const bool vectors : {false, true}) {
+        use_avx512 = vectors;
+        auto& out = vectors ? got : want;
+        for (auto& o : out) o.resize(256 * 16);
+        decode_row(format, codes.data(), 256, groups.data(), 32, out[0].data());
+        decode_panel(codes.data(), 256, groups.data(), out[1].data());
+        for (int64_t t = 0; t < 8; ++t) {
+          pack_scaled_pairs(format, codes.data() + t * 512, 16, 32, 16, groups.data(), out[2].data() + t * 512);
+          pack_scaled_transposed(format, codes.data() + t * 512, 16, 32, 16, groups.data(), out[3].data() + t * 512);
+        }
+      }
+      for (int i = 0; i < 4; ++i)
+        EXPECT_TRUE(same(want[i], got[i])) << "packer " << i << ", " << dtype_name(format) << " with scale " << scale;
+    }
+  }
+}
+
+// A NaN scale shows in its row or column alone, also where zeros fill up the last block of steps; E5M2's codes with the
+// smallest scale count as zero where they are denormals.
+TEST(AmxModelFp8, ScalesAtTheEnds) {
+  for (const bool vectors : packers()) {
+    use_avx512 = vectors;
+    const Scaled a(DType::kE5M2, 20, 140, Group::kRow, 1, {.zero_groups = false});
+    Fp8Weight b(160, 140, 2, {});
+    a.scale(3, 130) = NAN;
+    b.scale(130, 0) = NAN;
+    for (int64_t k = 0; k < 128; ++k) a.code(5, k) = 0x3c, a.code(6, k) = 0x04;  // 1 and 2^-14
+    a.scale(5, 0) = a.scale(6, 0) = power_of_two(-117);
+    const Matrix c(DType::kF32, 20, 160), want(DType::kF32, 20, 160);
+    run_linear(block_of(a, b, c.tensor(), false));
+    defined_linear(a, b, want.tensor(), false);
+    EXPECT_EQ(differing(c.tensor(), want.tensor()), "");
+    for (int64_t m = 0; m < 20; ++m)
+      for (int64_t n = 0; n < 160; ++n)
+        EXPECT_EQ(std::isnan(gemm_test::get(c.tensor(), m, n)), m == 3 || n >= 128) << m << ", " << n;
+
+    const Scaled x(DType::kE4M3, 140, 20, Group::kColumn, 1, {}), y(DType::kE4M3, 140, 40, Group::kColumn, 2, {});
+    x.scale(130, 7) = NAN;
+    y.scale(0, 33) = NAN;
+    const Matrix g(DType::kF32, 20, 40);
+    g.fill(3);
+    gradient_block_fp8(block_of(x, y, g.tensor()));
+    for (int64_t n = 0; n < 20; ++n)
+      for (int64_t k = 0; k < 40; ++k)
+        EXPECT_EQ(std::isnan(gemm_test::get(g.tensor(), n, k)), n == 7 || k == 33) << n << ", " << k;
+  }
+}
+
+// Planted defects: a row's scales taken from the next, a block of steps dropped, a group's scales taken from the first.
+TEST(AmxModelFp8, ComparisonCatchesDefects) {
+  const Fill fill{.zero_groups = false};
+  const Scaled a(DType::kE4M3, 20, 160, Group::kRow, 1, fill);
+  const Fp8Weight b(40, 160, 2, fill);
+  const Matrix c(DType::kF32, 20, 40), want(DType::kF32, 20, 40);
+  defined_linear(a, b, want.tensor(), false);
+  LinearBlock block = block_of(a, b, c.tensor(), false);
+  run_linear(block);
+  ASSERT_EQ(differing(c.tensor(), want.tensor()), "");
+  block.depth = 128;
+  run_linear(block);
+  EXPECT_NE(differing(c.tensor(), want.tensor()), "");
+  block.depth = 160, block.rows = 19, block.a_scales.data += block.a_scales.stride;
+  run_linear(block);
+  EXPECT_NE(differing(c.tensor(), want.tensor()), "");
+
+  const Scaled x(DType::kE5M2, 160, 20, Group::kColumn, 1, fill), y(DType::kE4M3, 160, 40, Group::kColumn, 2, fill);
+  const Matrix g(DType::kF32, 20, 40), start(DType::kF32, 20, 40);
+  g.fill(3), start.fill(3);
+  defined_gradient(x, y, start.tensor());
+  GradientBlock gradient = block_of(x, y, g.tensor());
+  gradient_block_fp8(gradient);
+  ASSERT_EQ(differing(g.tensor(), start.tensor()), "");
+  g.fill(3);
+  gradient.a_scales.stride = 0;
+  gradient_block_fp8(gradient);
+  EXPECT_NE(differing(g.tensor(), start.tensor()), "");
 }
 
 }  // namespace

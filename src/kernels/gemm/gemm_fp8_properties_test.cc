@@ -341,11 +341,18 @@ TEST(GemmFp8Selection, PicksTheBestRow) {
   const Matrix c(kBF16, 2, 20), gc(kF32, 2, 3);
   const LinearProblem problem{a.tensor(), b.weight(), c.tensor()};
   const WeightGradientProblem gradient{ga.tensor(), gb.tensor(), gc.tensor()};
-  for (const auto& [isa, name] :
-       {std::pair{Isa::kAvx512, "avx512_fp8"}, {Isa::kAvx2, "avx2_fp8"}, {Isa::kReference, "reference"}}) {
+  for (const auto& [isa, name] : {std::pair{Isa::kAmx, "amx_fp8"},
+                                  {Isa::kAvx512, "avx512_fp8"},
+                                  {Isa::kAvx2, "avx2_fp8"},
+                                  {Isa::kReference, "reference"}}) {
     EXPECT_EQ(select_row(linear_kernels(), LinearArgs{.problems = {&problem, 1}}, isa).name, name);
     EXPECT_EQ(select_row(weight_gradient_kernels(), WeightGradientArgs{.problems = {&gradient, 1}}, isa).name, name);
   }
+  // AMX's tiles take powers of two alone.
+  const LinearArgs fp32{.problems = {&problem, 1}, .scales = ScaleRule::kFp32};
+  EXPECT_EQ(select_row(linear_kernels(), fp32, Isa::kAmx).name, "avx512_fp8");
+  const WeightGradientArgs gradient_fp32{.problems = {&gradient, 1}, .scales = ScaleRule::kFp32};
+  EXPECT_EQ(select_row(weight_gradient_kernels(), gradient_fp32, Isa::kAmx).name, "avx512_fp8");
 }
 
 TEST(GemmFp8DeathTest, WrongScalesHitChecks) {

@@ -141,9 +141,16 @@ std::string fp8(const Args& args) {
   if (args.problems.empty() || size_of(args.problems.front().a.dtype()) == 1) return {};
   return fmt::format("operands are {}, not FP8", dtype_name(args.problems.front().a.dtype()));
 }
+// Tiles take bf16, into which only powers of two fold.
+template <class Args>
+std::string fp8_pow2(const Args& args) {
+  if (const std::string reason = fp8(args); !reason.empty()) return reason;
+  return args.scales == ScaleRule::kPow2 ? "" : "FP32 scales do not fold into bf16";
+}
 constexpr auto kF32 = DType::kF32, kBF16 = DType::kBF16;
 
 constexpr KernelRow<LinearArgs> kLinear[] = {
+    {"amx_fp8", Isa::kAmx, fp8_pow2, run<gemm::linear_amx_fp8, kAmxTile>},
     {"amx_bf16", Isa::kAmx, only<kBF16>, run<gemm::linear_amx_bf16, kAmxTile>},
     {"avx512_fp8", Isa::kAvx512, fp8, run<gemm::linear_avx512_fp8, kAvx512Tile>},
     {"avx512_bf16", Isa::kAvx512, only<kBF16>, run<gemm::linear_avx512_bf16, kAvx512Tile>},
@@ -155,6 +162,7 @@ constexpr KernelRow<LinearArgs> kLinear[] = {
 };
 
 constexpr KernelRow<WeightGradientArgs> kWeightGradient[] = {
+    {"amx_fp8", Isa::kAmx, fp8_pow2, run<gemm::gradient_amx_fp8, kAmxGradient>},
     {"amx_bf16", Isa::kAmx, only<kBF16>, run<gemm::gradient_amx_bf16, kAmxGradient>},
     {"avx512_fp8", Isa::kAvx512, fp8, run<gemm::gradient_avx512_fp8, kAvx512Gradient>},
     {"avx512_bf16", Isa::kAvx512, only<kBF16>, run<gemm::gradient_avx512_bf16, kAvx512Gradient>},
