@@ -322,6 +322,39 @@ TEST(AmxModelFp8, GradientIsItsDefinitionBitForBit) {
   }
 }
 
+// The unit itself, through the tables' rows, on CPUs that have one.
+template <class Args>
+const KernelRow<Args>& row_named(std::span<const KernelRow<Args>> rows, std::string_view name) {
+  for (const auto& row : rows)
+    if (row.name == name) return row;
+  fail("no row {}", name);
+}
+TEST(AmxUnitFp8, RowsAreTheModelBitForBit) {
+  if (cpu_isa() < Isa::kAmx) GTEST_SKIP() << "this CPU has no amx";
+  ThreadPool pool(2);
+  const Stream stream(pool);
+  for (const DType operand : {DType::kE4M3, DType::kE5M2}) {
+    for (const Size s : fp8_sizes()) {
+      const std::string words = fmt::format("{} m={} n={} k={}", dtype_name(operand), s.m, s.n, s.k);
+      const Scaled a(operand, s.m, s.k, Group::kRow, 1, {}, s.m % 4);
+      const Fp8Weight b(s.n, s.k, 2, {});
+      const Matrix c(DType::kBF16, s.m, s.n), want(DType::kBF16, s.m, s.n);
+      defined_linear(a, b, want.tensor(), false);
+      const LinearProblem problem{a.tensor(), b.weight(), c.tensor()};
+      row_named(linear_kernels(), "amx_fp8").run({.problems = {&problem, 1}}, stream);
+      EXPECT_EQ(differing(c.tensor(), want.tensor()), "") << words;
+      if (s.k == 0) continue;
+      const Scaled x(operand, s.k, s.m, Group::kColumn, 1, {}), y(DType::kE4M3, s.k, s.n, Group::kColumn, 2, {});
+      const Matrix g(DType::kF32, s.m, s.n), sum(DType::kF32, s.m, s.n);
+      g.fill(3), sum.fill(3);
+      defined_gradient(x, y, sum.tensor());
+      const WeightGradientProblem gradient{x.tensor(), y.tensor(), g.tensor()};
+      row_named(weight_gradient_kernels(), "amx_fp8").run({.problems = {&gradient, 1}}, stream);
+      EXPECT_EQ(differing(g.tensor(), sum.tensor()), "") << words;
+    }
+  }
+}
+
 // A block within a weight takes the scales of its own columns.
 TEST(AmxModelFp8, BlocksTakeTheirColumnsScales) {
   const Scaled a(DType::kE4M3, 5, 140, Group::kRow, 1, {});
