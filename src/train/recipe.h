@@ -88,9 +88,8 @@ void visit_recipe_keys(R& r, Visit&& visit) {
   visit("perturb_start", r.perturb_start,
         "one weight starts with its last bit (as BF16) flipped: what chaos alone does to a run");
   visit_fp8_keys(r.formats, visit);
-  visit_model_keys(r.model, [&](const std::string& key, auto& value, const char* meaning) {
-    visit(("model." + key).c_str(), value, meaning);
-  });
+  visit_model_keys(r.model,
+                   [&](const std::string& key, auto& value, const char* meaning) { visit("model." + key, value, meaning); });
   visit("tokenizer.path", r.tokenizer.path, "folder of a tokenizer; empty: one is trained into the run");
   visit("tokenizer.vocab_size", r.tokenizer.vocab_size, "entries of a tokenizer that is trained");
   visit("tokenizer.sample_bytes", r.tokenizer.sample_bytes, "bytes of text it is trained on, at most");

@@ -255,6 +255,28 @@ TEST(Trainer, MemoryTableIsWhatTheRunAllocates) {
   }
 }
 
+// One byte a value and a scale per 128 where BF16 has two bytes: 1.03125 / 2; E5M6 (1.5 + 0.03125) / 2. The residual stream,
+// latents and routing are the same in both.
+TEST(TrainingMemory, OfSmallInFp8BesideBf16) {
+  Recipe fp8 = read_recipe("recipes/small.toml", {});
+  complete(fp8, 4096);
+  validate(fp8);
+  ASSERT_TRUE(make_precision(fp8.formats).is_fp8());
+  Recipe bf16 = fp8;
+  bf16.formats.precision = "bf16";
+  const MemoryNeed mine = training_memory(fp8), theirs = training_memory(bf16);
+  const auto ratio = [&](MemoryClass c) { return static_cast<double>(mine.of(c)) / static_cast<double>(theirs.of(c)); };
+  EXPECT_LE(ratio(MemoryClass::kLinearInputs), 0.53);
+  EXPECT_LE(ratio(MemoryClass::kSwiGluInputs), 0.53);
+  EXPECT_LE(ratio(MemoryClass::kAttentionOutputs), 0.78);
+  EXPECT_EQ(mine.of(MemoryClass::kActivations), theirs.of(MemoryClass::kActivations));
+  EXPECT_LE(static_cast<double>(mine.activations()) / static_cast<double>(theirs.activations()), 0.65);
+  const std::string table = activation_savings(fp8, mine);
+  for (const char* name : {"linear inputs", "attention outputs", "SwiGLU inputs", "together"})
+    EXPECT_NE(table.find(name), std::string::npos) << table;
+  EXPECT_EQ(activation_savings(bf16, theirs), "");
+}
+
 TEST(Schedule, WarmUpConstantCosineConstant) {
   TrainRecipe t;
   t.learning_rate = 1;
