@@ -7,7 +7,8 @@
 // Types: float (operands F32, out F32), bf16 (operands BF16, out BF16 or F32; products exact, sums in FP32), double (all F64),
 // FP8 (E4M3 weights; E4M3 or E5M2 activations and gradients with scales per group of 128; out BF16 or F32). Products of codes
 // are exact in FP32.
-//   power-of-two scales   fold into the operands exactly: an element is one FP32 sum, as for bf16
+//   power-of-two scales   fold into the operands exactly: an element is one FP32 sum, as for bf16 (AMX takes operands and sums
+//                         below 2^-126 for zero, so there E5M2 codes with scales below 2^-110; numerics/scale.h)
 //   FP32 scales           per 128 of K the codes' products are summed from zero, times (scale of a · scale of b), then added
 // Order of sums: a row of C depends on that row of A, on B and on K alone; never on M, the tile, the thread or the other
 // problems. Each kernel documents its order over K. The result is rounded once to the type of C.
@@ -80,8 +81,8 @@ struct WeightGradientArgs {
   ScaleRule scales = ScaleRule::kPow2;
   Accumulator accumulator = {};
 };
-// The sum over m is formed in the compute type from zero, in ascending blocks of 128 rows (documented per kernel; the blocks of
-// FP8's scales), then added to C once.
+// The sum over m is formed in the compute type from zero, in ascending blocks that divide the 128 rows of FP8's scales
+// (documented per kernel), then added to C once.
 void weight_gradient(const WeightGradientArgs& args, const Stream& stream);
 std::span<const KernelRow<WeightGradientArgs>> weight_gradient_kernels();
 

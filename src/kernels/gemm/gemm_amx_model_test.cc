@@ -407,6 +407,39 @@ TEST(AmxModelFp8, EveryCodeWithEveryScale) {
   }
 }
 
+// Ends that fill no block: zeros up to the block's end, nothing beyond.
+TEST(AmxModelFp8, RaggedEnds) {
+  if (cpu_isa() < Isa::kAvx512) GTEST_SKIP() << "this CPU has no avx512";
+  std::vector<uint8_t> codes(16 * 304);
+  for (size_t i = 0; i < codes.size(); ++i) codes[i] = static_cast<uint8_t>(i * 37 % 0x7c);  // finite in both
+  const std::vector<float> scales = {0.5f, 2, 0x1p-7f, 1, 4, 8, 16, 32, 0.25f, 0.125f, 3, 5, 1, 2, 0x1p-100f, 0x1p90f};
+  for (int64_t n = 1; n <= 300; ++n) {
+    std::vector<uint16_t> want[2], got[2];
+    for (const bool vectors : {false, true}) {
+      use_avx512 = vectors;
+      auto& out = vectors ? got : want;
+      for (auto& o : out) o.assign(330 * 16, 0xffff);
+      decode_row(DType::kE4M3, codes.data(), n, scales.data(), 48, out[0].data());
+      std::vector<uint8_t> panel(codes.begin(), codes.begin() + 16 * 304);
+      for (int64_t k = n; k < 304; ++k)
+        for (int64_t c = 0; c < 16; ++c)
+          panel[static_cast<size_t>(panel_index<uint8_t>(c, k))] = k < (n + 3) / 4 * 4 ? 0 : 0x7f;
+      decode_panel(panel.data(), n, scales.data(), out[1].data());
+    }
+    EXPECT_EQ(want[0], got[0]) << "row of " << n;
+    EXPECT_EQ(want[1], got[1]) << "panel of " << n;
+  }
+  for (int64_t steps = 1; steps <= 32; ++steps)
+    for (int64_t cols = 1; cols <= 16; ++cols)
+      for (const bool transposed : {false, true}) {
+        std::vector<uint16_t> want(512, 0xffff), got(512, 0xffff);
+        pack_scaled(transposed, DType::kE5M2, codes.data(), 19, steps, cols, scales.data(), want.data());
+        (transposed ? pack_scaled_transposed_avx512 : pack_scaled_pairs_avx512)(DType::kE5M2, codes.data(), 19, steps, cols,
+                                                                                scales.data(), got.data());
+        EXPECT_EQ(want, got) << "transposed=" << transposed << " steps=" << steps << " cols=" << cols;
+      }
+}
+
 // A NaN scale shows in its row or column alone, also where zeros fill up the last block of steps; E5M2's codes with the
 // smallest scale count as zero where they are denormals.
 TEST(AmxModelFp8, ScalesAtTheEnds) {
