@@ -66,8 +66,8 @@ void add_generate(CLI::App& app) {
       ->check(integer_in(0))
       ->capture_default_str();
   command->add_option("--seed", c->request.sampling.seed, "of the random choices")->check(integer_in(0))->capture_default_str();
-  command->add_option("--precision", c->precision, "bf16 or fp32 (default: the run's own)")
-      ->check(CLI::IsMember({"bf16", "fp32"}));
+  command->add_option("--precision", c->precision, "fp8, bf16 or fp32 (default: the run's own; bf16 for other directories)")
+      ->check(CLI::IsMember({"fp8", "bf16", "fp32"}));
   command->add_flag("--ema", c->ema, "use the averaged weights");
   add_json_flag(*command, c->json);
   command->callback([c] { run_generate(*c); });

@@ -48,8 +48,8 @@ void add_score(CLI::App& app) {
   command->add_option("MODEL", c->model, "model or run directory")->required()->type_name("MODEL");
   command->add_option("--file", c->file, "text to score")->required()->type_name("FILE");
   command->add_option("--window", c->window, "tokens of a window (default: the model's context)")->check(integer_in(1));
-  command->add_option("--precision", c->precision, "bf16 or fp32 (default: the run's own)")
-      ->check(CLI::IsMember({"bf16", "fp32"}));
+  command->add_option("--precision", c->precision, "fp8, bf16 or fp32 (default: the run's own; bf16 for other directories)")
+      ->check(CLI::IsMember({"fp8", "bf16", "fp32"}));
   command->add_flag("--ema", c->ema, "use the averaged weights");
   add_json_flag(*command, c->json);
   command->callback([c] { run_score(*c); });
