@@ -82,7 +82,7 @@ Tensor plain(const Pass& p, Arena& arena, const ScaledTensor& x) {
 
 void add_weight_gradients(const Pass& p, BlockState& s, const std::vector<GradientProduct>& products) {
   std::vector<WeightGradientProblem> problems;
-  std::vector<RequantiseProblem> activations, gradients;
+  std::vector<RequantiseProblem> activations, rounded_activations, gradients;
   for (const GradientProduct& product : products) {
     if (!p.precision.is_fp8()) {
       for (const GradientSegment& segment : product.segments)
@@ -93,16 +93,20 @@ void add_weight_gradients(const Pass& p, BlockState& s, const std::vector<Gradie
     const auto segments = static_cast<int64_t>(product.segments.size());
     ColumnOperand a(*s.scratch, product.a, p.precision.gradient, segments);
     ColumnOperand b(*s.scratch, product.b, DType::kE4M3, segments);
+    auto& activation_list = product.b.dtype() == DType::kE5M6 ? rounded_activations : activations;
     for (const GradientSegment& segment : product.segments)
-      problems.push_back({a.add(segment, gradients), b.add(segment, activations), segment.gradient});
+      problems.push_back({a.add(segment, gradients), b.add(segment, activation_list), segment.gradient});
   }
   if (p.precision.is_fp8()) {
     QuantiseStatistics* statistics = p.ledger ? p.ledger->at(s.layer, QuantisedTensor::kWeightGradientOperands) : nullptr;
-    Quantiser of_gradients = p.precision.gradients, of_activations = p.precision.activations;
-    of_gradients.statistics = of_activations.statistics = statistics;
-    if (of_gradients.granularity == Granularity::kBlock) of_gradients.granularity = Granularity::kGroup;
-    requantise_columns({gradients, of_gradients}, *p.stream);
-    requantise_columns({activations, of_activations}, *p.stream);
+    const auto requantise = [&](const std::vector<RequantiseProblem>& list, Quantiser quantiser) {
+      quantiser.statistics = statistics;
+      if (quantiser.granularity == Granularity::kBlock) quantiser.granularity = Granularity::kGroup;
+      if (!list.empty()) requantise_columns({list, quantiser}, *p.stream);
+    };
+    requantise(gradients, p.precision.gradients);
+    requantise(activations, p.precision.activations);
+    requantise(rounded_activations, p.precision.rounded_activations);  // report §3.3.3
   }
   weight_gradient({problems, p.precision.products}, *p.stream);
 }
