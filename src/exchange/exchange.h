@@ -10,7 +10,7 @@ namespace rorqual {
 
 // out[row] = x[token of the row]; x [tokens, d], out [plan.rows, d], of the same type. Forward: the experts' input. Backward:
 // combine's gradient. Payload: a row's values; in FP8 its codes, one byte each, and one FP32 scale per 128 of them (a power of
-// two: its exponent is what counts, spec 2.1), quantised once by the sender.
+// two unless the recipe says scales = "fp32"; spec 2.1), quantised once by the sender.
 void dispatch_rows(const DispatchPlan& plan, const ScaledTensor& x, const ScaledTensor& out, const Stream& stream);
 
 // y[token] = base[token] + Σ over logical nodes of the node's sum, rounded to `payload` (design, idea 5). base may be absent,
