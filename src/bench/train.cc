@@ -4,7 +4,6 @@
 
 #include <algorithm>
 #include <map>
-#include <memory>
 
 #include "base/clock.h"
 #include "base/log.h"
@@ -13,12 +12,8 @@
 #include "bench/compare.h"
 #include "kernels/gemm/peak.h"
 #include "model/flops.h"
-#include "model/model.h"
-#include "train/ema.h"
-#include "train/gradients.h"
+#include "train/learner.h"
 #include "train/memory.h"
-#include "train/optimizer.h"
-#include "train/schedule.h"
 
 namespace rorqual {
 namespace {
@@ -34,54 +29,26 @@ Recipe checked_for_memory(const Recipe& recipe) {
   return recipe;
 }
 
-// What a run holds, and one step of it: train/trainer.cc without files.
+// Steps as the trainer takes them, on random tokens.
 class Bench {
  public:
-  Bench(const Recipe& recipe, const Stream& stream)
-      : recipe_(checked_for_memory(recipe)),
-        stream_(stream),
-        work_(nullptr),
-        weights_(recipe_.model, make_precision(recipe_.formats), true, arena_),
-        model_(recipe_.model, weights_, recipe_.logical_nodes, arena_),
-        gradients_(weights_, recipe_.model, recipe_.grad_lanes, recipe_.expert_lane_group, arena_),
-        optimizer_(weights_,
-                   {recipe_.train.beta1, recipe_.train.beta2, recipe_.train.epsilon, recipe_.train.weight_decay,
-                    recipe_.train.clip_norm},
-                   arena_) {
-    weights_.initialise(recipe_.model.initializer_range, static_cast<uint64_t>(recipe_.seed), stream_);
-    weights_.pack(stream_);
-    if (recipe_.train.ema_decay > 0) {
-      ema_ = std::make_unique<Ema>(weights_, recipe_.train.ema_decay, arena_);
-      ema_->reset();
-    }
-  }
-  ~Bench() {
-    if (ema_) ema_->wait();
+  Bench(const Recipe& recipe, const Stream& stream) : recipe_(checked_for_memory(recipe)), learner_(recipe_, nullptr, stream) {
+    learner_.weights().initialise(recipe_.model.initializer_range, static_cast<uint64_t>(recipe_.seed), stream);
+    learner_.weights().pack(stream);
+    if (learner_.ema()) learner_.ema()->reset();
   }
 
-  const Precision& precision() const { return weights_.precision(); }
+  const Precision& precision() const { return learner_.weights().precision(); }
   int64_t step_tokens() const { return recipe_.train.batch_sequences * recipe_.train.sequence_length; }
 
   // Seconds of one step.
   double step() {
     const TraceSpan span(kStep);
     const double begin_s = seconds_now();
-    const MicroBatchResult losses = accumulate();
-    const GradientBuffer gradients = [&] {
-      const TraceSpan sum("gradient sum", "", TraceKind::kPhase);
-      return gradients_.total(stream_);
-    }();
-    GradientNorm norm;
-    {
-      const TraceSpan of_norm("optimizer", "norm", TraceKind::kPhase);
-      norm = optimizer_.gradient_norm(gradients, stream_);
-    }
-    if (ema_) {
-      const TraceSpan wait("wait for EMA", "", TraceKind::kPhase);
-      ema_->wait();
-    }
-    update(gradients, norm, losses);
-    if (ema_) ema_->start();
+    const Learner::Step step =
+        learner_.accumulate(recipe_.train.batch_sequences, recipe_.train.mtp_lambda, [&](int64_t) { return micro_batch(); });
+    learner_.wait_for_averages();
+    learner_.update(step, recipe_.train.learning_rate, recipe_.train.bias_speed);
     return seconds_now() - begin_s;
   }
 
@@ -97,48 +64,8 @@ class Bench {
     return batch;
   }
 
-  MicroBatchResult accumulate() {
-    const TrainRecipe& t = recipe_.train;
-    const int64_t lanes = gradients_.lanes(), group = gradients_.lane_group();
-    const int64_t per_lane = t.batch_sequences / t.micro_batch_sequences / lanes;
-    LossSettings loss;
-    loss.sequences = static_cast<double>(t.batch_sequences);
-    loss.normaliser = static_cast<double>(step_tokens());
-    loss.mtp_lambda = t.mtp_lambda;
-    loss.balance_alpha = t.balance_alpha;
-    MicroBatchResult last;
-    for (int64_t first = 0; first < lanes; first += group) {
-      gradients_.begin_group(stream_);
-      for (int64_t j = 0; j < per_lane; ++j) {
-        for (int64_t lane = first; lane < first + group; ++lane) {
-          const MicroBatch batch = micro_batch();
-          last = model_.train(batch, loss, gradients_.buffer(lane), recipe_.recompute, work_, stream_);
-        }
-      }
-      gradients_.end_group(stream_);
-    }
-    return last;
-  }
-
-  void update(const GradientBuffer& gradients, const GradientNorm& norm, const MicroBatchResult& losses) {
-    const TraceSpan span("optimizer", "AdamW and packing", TraceKind::kPhase);
-    optimizer_.step(gradients, norm.norm, recipe_.train.learning_rate, ++updates_, stream_);
-    const auto names = model_.moe_block_names();
-    for (size_t b = 0; recipe_.model.has_router_bias() && b < names.size(); ++b)
-      update_routing_bias(weights_.master(weights_.list().at(names[b] + "mlp.gate.e_score_correction_bias")),
-                          losses.expert_load[b], recipe_.train.bias_speed);
-  }
-
   const Recipe recipe_;
-  const Stream stream_;
-  Arena arena_;
-  Workspace work_;
-  Weights weights_;
-  Model model_;
-  GradientAccumulators gradients_;
-  Optimizer optimizer_;
-  std::unique_ptr<Ema> ema_;
-  int64_t updates_ = 0;
+  Learner learner_;
   uint64_t drawn_ = 0;
 };
 

@@ -64,20 +64,11 @@ Trainer::Trainer(const PreparedRun& run, const TrainOptions& options, bool resum
       options_(options),
       stream_(stream),
       flops_per_token_(training_flops_per_token(recipe_.model, recipe_.train.sequence_length)),
-      arena_(&memory_),
-      work_(&memory_),
-      weights_(recipe_.model, make_precision(recipe_.formats), true, arena_),
-      model_(recipe_.model, weights_, recipe_.logical_nodes, arena_),
-      gradients_(weights_, recipe_.model, recipe_.grad_lanes, recipe_.expert_lane_group, arena_),
-      optimizer_(weights_,
-                 {recipe_.train.beta1, recipe_.train.beta2, recipe_.train.epsilon, recipe_.train.weight_decay,
-                  recipe_.train.clip_norm},
-                 arena_),
+      learner_(recipe_, &memory_, stream),
       training_(run.corpus.open_training(true), {recipe_.train.sequence_length, static_cast<uint64_t>(recipe_.seed),
                                                  recipe_.data.fim_rate, ids_of(recipe_, tokenizer_)}),
       heldout_(run.corpus.open_heldout(true), recipe_.train.sequence_length, ids_of(recipe_, tokenizer_),
                recipe_.train.heldout_sequences) {
-  if (recipe_.train.ema_decay > 0) ema_ = std::make_unique<Ema>(weights_, recipe_.train.ema_decay, arena_);
   peak_gflops_ = measure_peak_flops(weights_.precision().compute, stream_);
   print_tables();
   checkpoints_ = std::make_unique<CheckpointWriter>(directory_, recipe_.train.checkpoints_kept, &memory_);
@@ -107,7 +98,7 @@ void Trainer::start_from(const PreparedRun& run, bool resume) {
     }
     if (recipe_.perturb_start) flip_last_bit(weights_);
     weights_.pack(stream_);
-    if (ema_) ema_->reset();
+    if (learner_.ema()) learner_.ema()->reset();
     save_checkpoint();  // step 0: from here on the run can be taken up
     return;
   }
@@ -117,12 +108,12 @@ void Trainer::start_from(const PreparedRun& run, bool resume) {
   const auto v = named_tensors(weights_.list(), optimizer_.dense_v(), optimizer_.expert_v(), "v.", true);
   moments.insert(moments.end(), v.begin(), v.end());
   restore(c.moments(), moments);
-  if (ema_) restore(c.ema(), named_tensors(weights_.list(), ema_->dense(), ema_->expert()));
+  if (const Ema* ema = learner_.ema()) restore(c.ema(), named_tensors(weights_.list(), ema->dense(), ema->expert()));
   weights_.pack(stream_);
   step_ = c.step;
   tokens_ = c.tokens;
   sequences_ = c.sequences;
-  updates_ = c.trainer.at("updates");
+  learner_.set_updates(c.trainer.at("updates"));
   skipped_in_a_row_ = c.trainer.at("skipped_in_a_row");
   for (const auto& loss : c.trainer.at("recent_losses")) recent_.push_back(loss);
   if (c.trainer.contains("amax_history")) weights_.ledger().restore_amax_history(c.trainer["amax_history"]);
@@ -140,40 +131,6 @@ MicroBatch Trainer::micro_batch(int64_t first_sequence) const {
         first_sequence + i,
         std::span(batch.tokens).subspan(static_cast<size_t>(i * (batch.length + 1)), static_cast<size_t>(batch.length + 1)));
   return batch;
-}
-
-// Lane l owns the l-th run of micro-batches; groups of lanes are walked one after another, inside a group by (micro-batch,
-// lane).
-MicroBatchResult Trainer::accumulate(int64_t sequences) {
-  const TrainRecipe& t = recipe_.train;
-  const int64_t lanes = gradients_.lanes(), group = gradients_.lane_group();
-  const int64_t per_lane = sequences / t.micro_batch_sequences / lanes;
-  LossSettings loss;
-  loss.sequences = static_cast<double>(sequences);
-  loss.normaliser = static_cast<double>(sequences * t.sequence_length);
-  loss.mtp_lambda = mtp_lambda(t, tokens_);
-  loss.balance_alpha = t.balance_alpha;
-  MicroBatchResult sum;
-  for (int64_t first = 0; first < lanes; first += group) {
-    gradients_.begin_group(stream_);
-    for (int64_t j = 0; j < per_lane; ++j) {
-      for (int64_t lane = first; lane < first + group; ++lane) {
-        const TraceSpan span("micro-batch");
-        const MicroBatch batch = micro_batch(sequences_ + (lane * per_lane + j) * t.micro_batch_sequences);
-        const MicroBatchResult r = model_.train(batch, loss, gradients_.buffer(lane), recipe_.recompute, work_, stream_);
-        sum.loss += r.loss;
-        sum.mtp_loss += r.mtp_loss;
-        sum.balance_loss += r.balance_loss;
-        sum.expert_load.resize(r.expert_load.size());
-        for (size_t b = 0; b < r.expert_load.size(); ++b) {
-          sum.expert_load[b].resize(r.expert_load[b].size());
-          for (size_t e = 0; e < r.expert_load[b].size(); ++e) sum.expert_load[b][e] += r.expert_load[b][e];
-        }
-      }
-    }
-    gradients_.end_group(stream_);
-  }
-  return sum;
 }
 
 // What is wrong with the step's numbers; empty: nothing.
@@ -199,24 +156,19 @@ nlohmann::ordered_json Trainer::step() {
   const int64_t sequences = batch_sequences(t, recipe_.grad_lanes, tokens_), step_tokens = sequences * t.sequence_length;
   const double rate = learning_rate(t, step_ + 1, tokens_);
   weights_.ledger().reset();
-  const MicroBatchResult losses = accumulate(sequences);
-  const GradientBuffer gradients = gradients_.total(stream_);
-  const GradientNorm norm = optimizer_.gradient_norm(gradients, stream_);
+  const Learner::Step step =
+      learner_.accumulate(sequences, mtp_lambda(t, tokens_), [&](int64_t first) { return micro_batch(sequences_ + first); });
+  const MicroBatchResult& losses = step.losses;
+  const GradientNorm& norm = step.norm;
   const bool skipped = diverged(losses, norm);
-  if (ema_) ema_->wait();  // it read the weights while this step ran
+  learner_.wait_for_averages();  // they were read from the weights while this step ran
   if (skipped) {
     ++skipped_in_a_row_;
     const std::string reason = not_finite(losses, norm);
     warn("step {} is skipped: loss {:.4f}, gradient norm {:.4g}; {}", step_ + 1, losses.loss, norm.norm,
          reason.empty() ? "the largest gradient is in " + norm.largest : reason);
   } else {
-    const TraceSpan update("optimizer");
-    optimizer_.step(gradients, norm.norm, rate, ++updates_, stream_);
-    const auto names = model_.moe_block_names();
-    for (size_t b = 0; recipe_.model.has_router_bias() && b < names.size(); ++b)
-      update_routing_bias(weights_.master(weights_.list().at(names[b] + "mlp.gate.e_score_correction_bias")),
-                          losses.expert_load[b], bias_speed(t, tokens_));
-    if (ema_) ema_->start();
+    learner_.update(step, rate, bias_speed(t, tokens_));
     skipped_in_a_row_ = 0;
     recent_.push_back(losses.loss);
     if (recent_.size() > kRecentLosses) recent_.pop_front();
@@ -255,7 +207,7 @@ void Trainer::add_expert_metrics(nlohmann::ordered_json& line, const MicroBatchR
   line["load_max_over_mean"] = load;
   if (!recipe_.model.has_router_bias()) return;
   double low = INFINITY, high = -INFINITY;
-  for (const std::string& name : model_.moe_block_names()) {
+  for (const std::string& name : learner_.model().moe_block_names()) {
     const Tensor bias = weights_.master(weights_.list().at(name + "mlp.gate.e_score_correction_bias"));
     visit_float(bias.dtype, [&](auto zero) {
       for (int64_t i = 0; i < bias.count(); ++i) {
@@ -304,7 +256,7 @@ double Trainer::heldout_loss() {
     for (int64_t i = 0; i < batch.sequences; ++i)
       heldout_.sequence(
           first + i, std::span(batch.tokens).subspan(static_cast<size_t>(i * (length + 1)), static_cast<size_t>(length + 1)));
-    for (const double nll : model_.score(batch, work_, stream_)) sum += nll;
+    for (const double nll : learner_.model().score(batch, learner_.work(), stream_)) sum += nll;
   }
   return sum / static_cast<double>(heldout_.count() * length);
 }
@@ -313,8 +265,8 @@ void Trainer::write_samples() {
   if (!options_.sample) return;
   const TraceSpan span("sample");
   for (const std::string& prompt : recipe_.train.sample_prompts) {
-    const Sample s = options_.sample(model_, tokenizer_, prompt, recipe_.train.sample_tokens,
-                                     static_cast<uint64_t>(recipe_.seed), work_, stream_);
+    const Sample s = options_.sample(learner_.model(), tokenizer_, prompt, recipe_.train.sample_tokens,
+                                     static_cast<uint64_t>(recipe_.seed), learner_.work(), stream_);
     nlohmann::ordered_json line;
     line["step"] = step_;
     line["prompt"] = s.prompt;
@@ -325,7 +277,7 @@ void Trainer::write_samples() {
 
 void Trainer::save_checkpoint() {
   const TraceSpan span("snapshot");
-  if (ema_) ema_->wait();
+  learner_.wait_for_averages();
   CheckpointContents c;
   c.step = step_;
   c.tokens = tokens_;
@@ -333,13 +285,13 @@ void Trainer::save_checkpoint() {
   c.config = recipe_.model;
   c.precision = recipe_.formats.precision;
   c.recipe = print_recipe(recipe_);
-  c.trainer["updates"] = updates_;
+  c.trainer["updates"] = learner_.updates();
   c.trainer["skipped_in_a_row"] = skipped_in_a_row_;
   c.trainer["recent_losses"] = recent_;
   if (last_heldout_) c.trainer["heldout_loss"] = *last_heldout_;
   if (weights_.precision().delayed_steps > 0) c.trainer["amax_history"] = weights_.ledger().amax_history();
   c.model = named_tensors(weights_);
-  if (ema_) c.ema = named_tensors(weights_.list(), ema_->dense(), ema_->expert());
+  if (const Ema* ema = learner_.ema()) c.ema = named_tensors(weights_.list(), ema->dense(), ema->expert());
   c.moments = named_tensors(weights_.list(), optimizer_.dense_m(), optimizer_.expert_m(), "m.", true);
   const auto v = named_tensors(weights_.list(), optimizer_.dense_v(), optimizer_.expert_v(), "v.", true);
   c.moments.insert(c.moments.end(), v.begin(), v.end());

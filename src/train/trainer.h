@@ -10,11 +10,8 @@
 
 #include "checkpoint/checkpoint.h"
 #include "data/dataset.h"
-#include "model/model.h"
-#include "train/ema.h"
-#include "train/gradients.h"
+#include "train/learner.h"
 #include "train/metrics.h"
-#include "train/optimizer.h"
 #include "train/run.h"
 
 namespace rorqual {
@@ -49,11 +46,9 @@ class Trainer {
   TrainSummary train();
 
  private:
-  struct StepLosses;
   void print_tables() const;
   void start_from(const PreparedRun& run, bool resume);
   MicroBatch micro_batch(int64_t first_sequence) const;
-  MicroBatchResult accumulate(int64_t sequences);
   std::string not_finite(const MicroBatchResult& losses, const GradientNorm& norm) const;
   bool diverged(const MicroBatchResult& losses, const GradientNorm& norm) const;
   nlohmann::ordered_json step();
@@ -73,13 +68,9 @@ class Trainer {
   double peak_gflops_ = 0, flops_per_token_ = 0;
 
   MemoryUse memory_;
-  Arena arena_;
-  Workspace work_;
-  Weights weights_;
-  Model model_;
-  GradientAccumulators gradients_;
-  Optimizer optimizer_;
-  std::unique_ptr<Ema> ema_;
+  Learner learner_;
+  Weights& weights_ = learner_.weights();
+  Optimizer& optimizer_ = learner_.optimizer();
   TrainingSet training_;
   HeldoutSet heldout_;
   std::unique_ptr<CheckpointWriter> checkpoints_;
@@ -87,7 +78,6 @@ class Trainer {
 
   // The state that a checkpoint holds beside tensors.
   int64_t step_ = 0, tokens_ = 0, sequences_ = 0;
-  int64_t updates_ = 0;  // optimizer steps applied: skipped ones do not count
   int64_t skipped_in_a_row_ = 0;
   std::deque<double> recent_;  // losses of the last steps that were not skipped
   std::optional<double> last_heldout_;
