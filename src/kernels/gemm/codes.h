@@ -28,7 +28,8 @@ template <class Format>
 constexpr ByteTables byte_tables(float factor) {
   ByteTables out{};
   for (int i = 0; i < 128; ++i) {
-    const uint32_t bits = std::bit_cast<uint32_t>(static_cast<float>(Format::from_bits(static_cast<uint8_t>(i))) * factor);
+    const auto value = static_cast<float>(Format::from_bits(static_cast<uint8_t>(i)));
+    const uint32_t bits = std::bit_cast<uint32_t>(value == value ? value * factor : value);  // NaN is no constant operand
     out.low[i] = static_cast<uint8_t>(bits >> 16);
     out.high[i] = static_cast<uint8_t>(bits >> 24);
   }
