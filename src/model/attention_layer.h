@@ -14,6 +14,10 @@ class AttentionLayer {
   virtual void input_gradient(const Pass& p, BlockState& s) const = 0;
   virtual void weight_gradient(const Pass& p, BlockState& s) const = 0;
 
+  // Inference: elements of a cache row, and what else of the weights it takes, allocated in `arena` and packed by `packing`.
+  virtual int64_t cache_width() const = 0;
+  virtual AbsorbedWeights absorb(DType, Arena&, std::vector<PackWeightArgs>&) const { return {}; }
+
  protected:
   // What both kinds do with the heads' output o [rows, cols] in the compute type: where attention writes it; what is kept of it
   // and s.h = s.x + o · Wᵀ; and in backward, attention.d_out from s.d, and the gradient of o.

@@ -7,7 +7,7 @@
 namespace rorqual {
 
 void AttentionPhase::forward(const Pass& p, BlockState& s) const {
-  attention_->forward(p, s);
+  attention_.forward(p, s);
   if (router_) router_->forward(p, s);
 }
 
@@ -19,17 +19,18 @@ void AttentionPhase::input_gradient(const Pass& p, BlockState& s) const {
                    {d_weight.data, d_weight.dtype, d_weight.count(), 1}, *p.stream);
     router_->input_gradient(p, s, d_weight);
   }
-  attention_->input_gradient(p, s);
+  attention_.input_gradient(p, s);
 }
 
 void AttentionPhase::weight_gradient(const Pass& p, BlockState& s) const {
   if (router_) router_->weight_gradient(p, s);
-  attention_->weight_gradient(p, s);
+  attention_.weight_gradient(p, s);
 }
 
 Block::Block(const ModelConfig& config, Weights& weights, int64_t layer, bool moe, const Placement& placement) : layer_(layer) {
   if (moe) router_ = std::make_unique<Router>(config, weights, layer);
-  phases_.push_back(std::make_unique<AttentionPhase>(make_attention_layer(config, weights, layer), router_.get()));
+  attention_ = make_attention_layer(config, weights, layer);
+  phases_.push_back(std::make_unique<AttentionPhase>(*attention_, router_.get()));
   if (moe) {
     phases_.push_back(std::make_unique<DispatchPhase>(placement));
     phases_.push_back(std::make_unique<ExpertsPhase>(config, weights, layer, *router_));

@@ -10,8 +10,7 @@ namespace rorqual {
 // The first phase of every block; in a MoE block it ends with the router.
 class AttentionPhase : public Phase {
  public:
-  AttentionPhase(std::unique_ptr<AttentionLayer> attention, const Router* router)
-      : attention_(std::move(attention)), router_(router) {}
+  AttentionPhase(const AttentionLayer& attention, const Router* router) : attention_(attention), router_(router) {}
   PhaseKind kind() const override { return PhaseKind::kCompute; }
   std::string_view name() const override { return "attention"; }
   void forward(const Pass& p, BlockState& s) const override;
@@ -19,7 +18,7 @@ class AttentionPhase : public Phase {
   void weight_gradient(const Pass& p, BlockState& s) const override;
 
  private:
-  std::unique_ptr<AttentionLayer> attention_;
+  const AttentionLayer& attention_;
   const Router* router_;  // null in a dense block
 };
 
@@ -30,10 +29,12 @@ class Block {
 
   int64_t layer() const { return layer_; }
   bool moe() const { return router_ != nullptr; }
+  const AttentionLayer& attention() const { return *attention_; }
   const std::vector<std::unique_ptr<Phase>>& phases() const { return phases_; }
 
  private:
   int64_t layer_;
+  std::unique_ptr<AttentionLayer> attention_;
   std::unique_ptr<Router> router_;
   std::vector<std::unique_ptr<Phase>> phases_;
 };

@@ -38,12 +38,25 @@ void Gqa::forward(const Pass& p, BlockState& s) const {
   a.down = compute_tensor(p, *s.saved, rows, qkv_->n);
   project(p, a.in, qkv_->forward, a.down);
   rotate(p, s, a.down, false);
-  Tensor kv = a.down.col_range(q_cols_, 2 * kv_cols_);
-  if (s.cache) {
-    copy(p, kv, s.cache->kv.row_range(s.layout->sequences.front().k_end - rows, rows));
-    kv = s.cache->kv;
-  }
+  const Tensor kv = a.down.col_range(q_cols_, 2 * kv_cols_);
   const Tensor o = attention_output(p, s, q_cols_);
+  if (s.paged) {
+    write_pages(kv, s.paged->sequences, s.paged->cache, *p.stream);
+    paged_attention({.shape = {.heads = config_.num_attention_heads,
+                               .kv_heads = config_.kv_heads(),
+                               .qk_dim = dim_,
+                               .v_dim = dim_,
+                               .k_head_stride = dim_,
+                               .v_column = kv_cols_,
+                               .v_head_stride = dim_,
+                               .scale = config_.attention_scale()},
+                     .sequences = s.paged->sequences,
+                     .q = a.down.col_range(0, q_cols_),
+                     .cache = s.paged->cache,
+                     .o = o},
+                    *p.stream);
+    return project_output(p, s, o, *out_);
+  }
   if (p.training) a.lse = full_tensor(p, *s.saved, config_.num_attention_heads, rows);
   attention_forward({.shape = shape(),
                      .sequences = s.layout->sequences,

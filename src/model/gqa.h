@@ -11,6 +11,7 @@ class Gqa : public AttentionLayer {
   void forward(const Pass& p, BlockState& s) const override;
   void input_gradient(const Pass& p, BlockState& s) const override;
   void weight_gradient(const Pass& p, BlockState& s) const override;
+  int64_t cache_width() const override { return 2 * kv_cols_; }
 
  private:
   void norm_input(const Pass& p, BlockState& s, Arena& arena) const;

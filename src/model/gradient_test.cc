@@ -179,32 +179,5 @@ TEST(ModelGradient, ComparisonSeesASmallMistake) {
   EXPECT_GT(std::abs(f.gradient(tensor, element) - numeric), bound);
 }
 
-// Generation with a cache, token by token or in pieces, gives the logits of one pass over everything.
-TEST(ModelCache, PiecesEqualOnePass) {
-  for (const std::string precision : {"fp64", "fp32", "bf16"}) {
-    for (const ModelConfig& config : {small_config(), llama_config()}) {
-      ThreadPool pool(2);
-      const Stream stream(pool);
-      Arena arena;
-      Weights weights(config, precision_from_name(precision), false, arena);
-      const Model model(config, weights, 1, arena);
-      weights.initialise(0.3, 5, stream);
-      weights.pack(stream);
-      Workspace work(nullptr);
-      std::vector<int32_t> tokens;
-      for (uint64_t i = 0; i < 12; ++i)
-        tokens.push_back(static_cast<int32_t>(random_below({2, RandomPurpose::kTest, 0, 0}, i, 19)));
-      GenerationCache whole = model.make_cache(12, arena), pieces = model.make_cache(12, arena),
-                      single = model.make_cache(12, arena);
-      const auto expected = model.extend(tokens, whole, work, stream);
-      model.extend(std::span(tokens).subspan(0, 5), pieces, work, stream);
-      EXPECT_EQ(model.extend(std::span(tokens).subspan(5), pieces, work, stream), expected) << precision;
-      std::vector<float> last;
-      for (const int32_t& t : tokens) last = model.extend({&t, 1}, single, work, stream);
-      EXPECT_EQ(last, expected) << precision;
-    }
-  }
-}
-
 }  // namespace
 }  // namespace rorqual

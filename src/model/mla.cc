@@ -21,6 +21,7 @@ Mla::Mla(const ModelConfig& c, Weights& weights, int64_t layer) : config_(c) {
     q_up_ = &weights.add_linear(list.at(p + "self_attn.q_b_proj.weight"), 1, operand);
   }
   kv_up_ = &weights.add_linear(list.at(p + "self_attn.kv_b_proj.weight"), 1, operand);
+  kv_up_master_ = weights.master(kv_up_->tensor);
   out_ = &weights.add_linear(list.at(p + "self_attn.o_proj.weight"), 1, operand);
   q_cols_ = lora ? c.q_lora_rank : c.num_attention_heads * c.qk_head_dim();
 }
@@ -45,8 +46,7 @@ void Mla::norm_input(const Pass& p, BlockState& s, Arena& arena) const {
   norm_forward(p, s.x, norm_, s.attention.in, quantiser_of(p, s, QuantisedTensor::kAttentionInput));
 }
 
-// From the cached latents to queries, keys and values: the up-projections, computed again in backward (report §3.2.3).
-void Mla::expand(const Pass& p, BlockState& s, Arena& arena) const {
+void Mla::make_queries(const Pass& p, BlockState& s, Arena& arena) const {
   AttentionState& a = s.attention;
   const int64_t rows = s.x.rows;
   if (q_up_) {
@@ -58,6 +58,13 @@ void Mla::expand(const Pass& p, BlockState& s, Arena& arena) const {
   } else {
     a.q = a.down.col_range(0, q_cols_);  // rotated in place by forward
   }
+}
+
+// From the saved latents to queries, keys and values: the up-projections, computed again in backward (report §3.2.3).
+void Mla::expand(const Pass& p, BlockState& s, Arena& arena) const {
+  AttentionState& a = s.attention;
+  const int64_t rows = s.x.rows;
+  make_queries(p, s, arena);
   a.kv_latent = operand_tensor(p, arena, rows, config_.kv_lora_rank);
   norm_forward(p, a.down.col_range(q_cols_, config_.kv_lora_rank), kv_norm_, a.kv_latent,
                quantiser_of(p, s, QuantisedTensor::kKvLatent));
@@ -71,18 +78,11 @@ void Mla::forward(const Pass& p, BlockState& s) const {
   norm_input(p, s, s.kept(p.recompute));
   a.down = compute_tensor(p, *s.saved, rows, down_->n);
   project(p, a.in, down_->forward, a.down);
-  Tensor k_rope = a.down.col_range(q_cols_ + config_.kv_lora_rank, config_.qk_rope_head_dim);
+  const Tensor k_rope = a.down.col_range(q_cols_ + config_.kv_lora_rank, config_.qk_rope_head_dim);
   rotate(p, s, q_up_ ? Tensor{} : a.down.col_range(0, q_cols_), k_rope, false);
+  if (s.paged) return paged_forward(p, s);
   expand(p, s, s.kept(p.recompute));
 
-  Tensor kv = a.kv;
-  if (s.cache) {
-    const int64_t begin = s.layout->sequences.front().k_end - rows;
-    copy(p, kv, s.cache->kv.row_range(begin, rows));
-    copy(p, k_rope, s.cache->k_rope.row_range(begin, rows));
-    kv = s.cache->kv;
-    k_rope = s.cache->k_rope;
-  }
   const AttentionShape shape = this->shape();
   const int64_t stride = shape.nope_dim + shape.v_dim;
   const Tensor o = attention_output(p, s, shape.heads * shape.v_dim);
@@ -91,14 +91,85 @@ void Mla::forward(const Pass& p, BlockState& s) const {
                      .sequences = s.layout->sequences,
                      .segment_start = s.layout->segment_start,
                      .q = a.q,
-                     .k = kv,
+                     .k = a.kv,
                      .k_head_stride = stride,
                      .k_rope = k_rope,
-                     .v = kv.col_range(shape.nope_dim, kv.cols - shape.nope_dim),
+                     .v = a.kv.col_range(shape.nope_dim, a.kv.cols - shape.nope_dim),
                      .v_head_stride = stride,
                      .o = o,
                      .lse = a.lse},
                     *p.stream);
+  project_output(p, s, o, *out_);
+}
+
+AbsorbedWeights Mla::absorb(DType dtype, Arena& arena, std::vector<PackWeightArgs>& packing) const {
+  const int64_t latent = config_.kv_lora_rank, nope = config_.qk_nope_head_dim, v = config_.v_head_dim;
+  const auto packed = [&](int64_t n, int64_t k) {
+    return PackedWeight{arena.bytes(MemoryClass::kPackedWeights, PackedWeight::bytes(dtype, n, k)), dtype, n, k};
+  };
+  AbsorbedWeights w;
+  for (int64_t h = 0; h < config_.num_attention_heads; ++h) {
+    w.key.push_back(packed(latent, nope));
+    w.value.push_back(packed(v, latent));
+    packing.push_back({kv_up_master_.row_range(h * (nope + v), nope), {}, w.key.back(), {}});
+    packing.push_back({kv_up_master_.row_range(h * (nope + v) + nope, v), w.value.back(), {}, {}});
+  }
+  return w;
+}
+
+// [rows, heads·(latent + rope)]: per head W_ukᵀ·q_nope, then q_rope.
+Tensor Mla::absorbed_queries(const Pass& p, const BlockState& s) const {
+  const Tensor& q = s.attention.q;
+  const int64_t heads = config_.num_attention_heads, nope = config_.qk_nope_head_dim, dim = config_.qk_head_dim();
+  const int64_t latent = config_.kv_lora_rank, rope_dim = config_.qk_rope_head_dim, width = latent + rope_dim;
+  const Tensor out = compute_tensor(p, *s.scratch, q.rows, heads * width);
+  std::vector<LinearProblem> problems;
+  for (int64_t h = 0; h < heads; ++h)
+    problems.push_back(
+        {q.col_range(h * dim, nope), s.paged->absorbed->key[static_cast<size_t>(h)], out.col_range(h * width, latent)});
+  linear({problems, false, p.precision.products}, *p.stream);
+  if (q.contiguous()) {  // heads are rows of their own
+    const Tensor from(q.data, q.dtype, q.rows * heads, dim), to(out.data, out.dtype, q.rows * heads, width);
+    copy(p, from.col_range(nope, rope_dim), to.col_range(latent, rope_dim));
+    return out;
+  }
+  for (int64_t h = 0; h < heads; ++h)
+    copy(p, q.col_range(h * dim + nope, rope_dim), out.col_range(h * width + latent, rope_dim));
+  return out;
+}
+
+// a.down holds the query's latent (or the query), the latent, and the rotated rope key.
+void Mla::paged_forward(const Pass& p, BlockState& s) const {
+  const PagedLayer& paged = *s.paged;
+  AttentionState& a = s.attention;
+  const int64_t rows = s.x.rows, heads = config_.num_attention_heads;
+  const int64_t latent = config_.kv_lora_rank, rope_dim = config_.qk_rope_head_dim, v = config_.v_head_dim;
+  const Tensor cached = compute_tensor(p, *s.scratch, rows, cache_width());
+  norm_forward(p, a.down.col_range(q_cols_, latent), kv_norm_, cached.col_range(0, latent));
+  copy(p, a.down.col_range(q_cols_ + latent, rope_dim), cached.col_range(latent, rope_dim));
+  write_pages(cached, paged.sequences, paged.cache, *p.stream);
+
+  make_queries(p, s, *s.scratch);
+  const Tensor attended = compute_tensor(p, *s.scratch, rows, heads * latent);
+  paged_attention({.shape = {.heads = heads,
+                             .kv_heads = 1,
+                             .qk_dim = latent + rope_dim,
+                             .v_dim = latent,
+                             .k_head_stride = 0,
+                             .v_column = 0,
+                             .v_head_stride = 0,
+                             .scale = config_.attention_scale()},
+                   .sequences = paged.sequences,
+                   .q = absorbed_queries(p, s),
+                   .cache = paged.cache,
+                   .o = attended},
+                  *p.stream);
+  const Tensor o = attention_output(p, s, heads * v);
+  std::vector<LinearProblem> problems;
+  for (int64_t h = 0; h < heads; ++h)
+    problems.push_back(
+        {attended.col_range(h * latent, latent), paged.absorbed->value[static_cast<size_t>(h)], o.col_range(h * v, v)});
+  linear({problems, false, p.precision.products}, *p.stream);
   project_output(p, s, o, *out_);
 }
 

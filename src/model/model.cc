@@ -139,13 +139,12 @@ void Model::embed(const Pass& p, Run& run, std::span<const int32_t> tokens) cons
   embedding_forward({weights_.master(embedding_tensor_), tokens.data(), run.blocks[0].x}, *p.stream);
 }
 
-void Model::forward_blocks(const Pass& p, Run& run, GenerationCache* cache) const {
+void Model::forward_blocks(const Pass& p, Run& run) const {
   for (size_t i = 0; i < blocks_.size(); ++i) {
     BlockState& s = run.blocks[i];
     s.layout = &run.layout;
     s.saved = &run.work.saved;
     s.scratch = &run.work.scratch;
-    if (cache) s.cache = &cache->layers[i];
     if (i > 0) s.x = run.blocks[i - 1].y;
     walk_forward(*blocks_[i], p, s);
   }
@@ -226,7 +225,7 @@ MicroBatchResult Model::train(const MicroBatch& batch, const LossSettings& loss,
   run.token = slice_tokens(batch, 0, batch.length);
   run.target = slice_tokens(batch, 1, batch.length);
   embed(p, run, run.token);
-  forward_blocks(p, run, nullptr);
+  forward_blocks(p, run);
   MicroBatchResult result;
   {
     const TraceSpan span("head", "", TraceKind::kPhase);
@@ -258,7 +257,7 @@ std::vector<double> Model::score(const MicroBatch& batch, Workspace& work, const
   run.token = slice_tokens(batch, 0, batch.length);
   run.target = slice_tokens(batch, 1, batch.length);
   embed(p, run, run.token);
-  forward_blocks(p, run, nullptr);
+  forward_blocks(p, run);
   run.nll = full_tensor(p, work.saved, 1, run.layout.rows);
   heads_.front().loss(p, work.scratch, {run.final, run.target.data(), {}, run.nll, {}, 0});
   return to_double(run.nll);
@@ -270,7 +269,7 @@ std::vector<double> Model::logits(const MicroBatch& batch, Workspace& work, cons
   run.layout = uniform_layout(batch.sequences, batch.length);
   run.token = slice_tokens(batch, 0, batch.length);
   embed(p, run, run.token);
-  forward_blocks(p, run, nullptr);
+  forward_blocks(p, run);
   const Tensor out = full_tensor(p, work.saved, run.layout.rows, heads_.front().vocabulary());
   heads_.front().logits(p, run.final, out);
   return to_double(out);
@@ -283,47 +282,12 @@ std::vector<double> Model::mtp_logits(const MicroBatch& batch, int64_t depth, Wo
   run.layout = uniform_layout(batch.sequences, batch.length);
   run.token = slice_tokens(batch, 0, batch.length);
   embed(p, run, run.token);
-  forward_blocks(p, run, nullptr);
+  forward_blocks(p, run);
   forward_mtp(p, run, batch);
   const Tensor& normed = run.mtp[static_cast<size_t>(depth - 1)].normed;
   const Tensor out = full_tensor(p, work.saved, normed.rows, heads_.front().vocabulary());
   heads_.front().logits(p, normed, out);
   return to_double(out);
-}
-
-GenerationCache Model::make_cache(int64_t capacity, Arena& arena) const {
-  GenerationCache cache;
-  cache.capacity = capacity;
-  const int64_t cols = config_.is_mla() ? config_.num_attention_heads * (config_.qk_nope_head_dim + config_.v_head_dim)
-                                        : 2 * config_.kv_heads() * config_.qk_head_dim();
-  const DType compute = weights_.precision().compute;
-  for (size_t i = 0; i < blocks_.size(); ++i) {
-    LayerCache layer;
-    layer.kv = arena.tensor(MemoryClass::kCache, compute, capacity, cols);
-    if (config_.is_mla()) layer.k_rope = arena.tensor(MemoryClass::kCache, compute, capacity, config_.qk_rope_head_dim);
-    cache.layers.push_back(layer);
-  }
-  return cache;
-}
-
-std::vector<float> Model::extend(std::span<const int32_t> tokens, GenerationCache& cache, Workspace& work,
-                                 const Stream& stream) const {
-  const auto n = static_cast<int64_t>(tokens.size());
-  CHECK(n > 0 && cache.used + n <= cache.capacity, "{} + {} tokens, room for {}", cache.used, n, cache.capacity);
-  const Pass p = make_pass(stream, false, cache.used + n);
-  Run run(work);
-  run.layout.rows = n;
-  run.layout.sequence_length = n;
-  run.layout.sequences = {{0, n, 0, cache.used + n}};
-  for (int64_t i = 0; i < n; ++i) run.layout.position.push_back(static_cast<int32_t>(cache.used + i));
-  embed(p, run, tokens);
-  forward_blocks(p, run, &cache);
-  cache.used += n;
-  const Tensor out = full_tensor(p, work.saved, 1, heads_.front().vocabulary());
-  heads_.front().logits(p, run.final.row_range(n - 1, 1), out);
-  std::vector<float> logits(static_cast<size_t>(out.cols));
-  for (int64_t i = 0; i < out.cols; ++i) logits[static_cast<size_t>(i)] = static_cast<float>(element(out, i));
-  return logits;
 }
 
 }  // namespace rorqual

@@ -1,5 +1,5 @@
-// The whole model: embedding, blocks, final norm, heads, MTP modules; one micro-batch forward and backward, scoring, and
-// generation.
+// The whole model: embedding, blocks, final norm, heads, MTP modules; one micro-batch forward and backward, and
+// scoring. Inference over a cache is model/inference.h.
 #pragma once
 
 #include <memory>
@@ -42,12 +42,6 @@ struct Workspace {
   Arena saved, scratch;
 };
 
-// Keys and values of one sequence, for generation.
-struct GenerationCache {
-  std::vector<LayerCache> layers;
-  int64_t capacity = 0, used = 0;
-};
-
 class Model {
  public:
   // Registers its layers with `weights` (which outlives it); call weights.pack() before the first pass.
@@ -69,16 +63,12 @@ class Model {
   // Logits of MTP module k (from 1): [sequences·(length − k), vocabulary].
   std::vector<double> mtp_logits(const MicroBatch& batch, int64_t depth, Workspace& work, const Stream& stream) const;
 
-  GenerationCache make_cache(int64_t capacity, Arena& arena) const;
-  // Appends tokens to the cache; returns the logits after the last one. The cache must have room.
-  std::vector<float> extend(std::span<const int32_t> tokens, GenerationCache& cache, Workspace& work,
-                            const Stream& stream) const;
-
  private:
+  friend class InferenceModel;
   struct Run;  // the states of one micro-batch
   Pass make_pass(const Stream& stream, bool training, int64_t positions) const;
   void embed(const Pass& p, Run& run, std::span<const int32_t> tokens) const;
-  void forward_blocks(const Pass& p, Run& run, GenerationCache* cache) const;
+  void forward_blocks(const Pass& p, Run& run) const;
   void forward_mtp(const Pass& p, Run& run, const MicroBatch& batch) const;
   void backward(const Pass& p, Run& run) const;
   void main_loss(const Pass& p, Run& run, const MicroBatch& batch, const LossSettings& loss, MicroBatchResult& result) const;

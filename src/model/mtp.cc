@@ -27,12 +27,17 @@ void MtpModule::for_each_sequence(const MtpState& s, const Body& body) const {
 }
 
 // The checkpoint's order: embedding first (spec 1.6).
-void MtpModule::join(const Pass& p, MtpState& s, const Tensor& hidden, Arena& arena) const {
+void MtpModule::embed(const Pass& p, MtpState& s, Arena& arena) const {
   const int64_t d = embedding_.cols, rows = s.layout.rows;
   s.embedded = full_tensor(p, arena, rows, d);
   embedding_forward({embedding_, s.token.data(), s.embedded}, *p.stream);
   s.joined = compute_tensor(p, arena, rows, 2 * d);
   norm_forward(p, s.embedded, enorm_, s.joined.col_range(0, d));
+}
+
+void MtpModule::join(const Pass& p, MtpState& s, const Tensor& hidden, Arena& arena) const {
+  const int64_t d = embedding_.cols;
+  embed(p, s, arena);
   for_each_sequence(s, [&](int64_t mine, int64_t theirs, int64_t n) {
     norm_forward(p, hidden.row_range(theirs, n), hnorm_, s.joined.col_range(d, d).row_range(mine, n));
   });
@@ -41,11 +46,27 @@ void MtpModule::join(const Pass& p, MtpState& s, const Tensor& hidden, Arena& ar
 void MtpModule::forward(const Pass& p, MtpState& s, const Tensor& hidden) const {
   BlockState& b = s.block;
   const Arena::Mark mark = b.scratch->mark();
-  join(p, s, hidden, b.kept(p.recompute));
-  b.layout = &s.layout;
   b.x = residual_tensor(p, *b.saved, s.layout.rows, embedding_.cols);
+  join(p, s, hidden, b.kept(p.recompute));
   project(p, s.joined, eh_proj_->forward, b.x);
   b.scratch->release(mark);
+  predict(p, s);
+}
+
+void MtpModule::infer(const Pass& p, MtpState& s, const Tensor& hidden) const {
+  BlockState& b = s.block;
+  const Arena::Mark mark = b.scratch->mark();
+  b.x = residual_tensor(p, *b.saved, s.layout.rows, embedding_.cols);
+  embed(p, s, *b.scratch);
+  norm_forward(p, hidden, hnorm_, s.joined.col_range(embedding_.cols, embedding_.cols));
+  project(p, s.joined, eh_proj_->forward, b.x);
+  b.scratch->release(mark);
+  predict(p, s);
+}
+
+void MtpModule::predict(const Pass& p, MtpState& s) const {
+  BlockState& b = s.block;
+  b.layout = &s.layout;
   walk_forward(block_, p, b);
   s.normed = compute_tensor(p, *b.saved, s.layout.rows, embedding_.cols);
   norm_forward(p, b.y, head_norm_, s.normed);

@@ -28,12 +28,16 @@ class MtpModule {
   const Block& block() const { return block_; }
   // hidden: [sequences · (T − k + 1), d], the main model's output after its final norm, or block k − 1's output. Fills normed.
   void forward(const Pass& p, MtpState& s, const Tensor& hidden) const;
+  // Inference: rows of any sequences, s.layout and s.token given; row i of `hidden` belongs to row i.
+  void infer(const Pass& p, MtpState& s, const Tensor& hidden) const;
   // s.block.d is set from d_normed by start_backward; deeper modules add to it before this call. Adds to d_hidden.
   void start_backward(const Pass& p, MtpState& s) const;
   void backward(const Pass& p, MtpState& s, const Tensor& hidden, const Tensor& d_hidden) const;
 
  private:
+  void embed(const Pass& p, MtpState& s, Arena& arena) const;
   void join(const Pass& p, MtpState& s, const Tensor& hidden, Arena& arena) const;
+  void predict(const Pass& p, MtpState& s) const;
   // Calls body(rows of this module's layout, the same rows of `hidden`) for each sequence.
   template <class Body>
   void for_each_sequence(const MtpState& s, const Body& body) const;

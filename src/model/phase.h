@@ -9,6 +9,7 @@
 #include <vector>
 
 #include "kernels/attention/attention.h"
+#include "kernels/attention/paged_attention.h"
 #include "model/config.h"
 #include "model/quantise_ledger.h"
 #include "model/weights.h"
@@ -17,10 +18,17 @@
 
 namespace rorqual {
 
-// Keys and values of one layer for generation. Rows are positions.
-struct LayerCache {
-  Tensor kv;      // [positions, heads·(nope+v)] for MLA, [positions, 2·kv_heads·head_dim] for llama
-  Tensor k_rope;  // [positions, rope_dim], rotated; MLA only
+// MLA's up-projections per head, as decoding needs them (spec 1.3): key maps q_nope to a query of latents, value maps the
+// attended latents to the head's output.
+struct AbsorbedWeights {
+  std::vector<PackedWeight> key, value;
+};
+
+// One layer's part of a pass over a paged cache (model/inference.h). Rows append themselves before they attend.
+struct PagedLayer {
+  Tensor cache;  // [pages·64, AttentionLayer::cache_width()]
+  std::span<const PagedSequence> sequences;
+  const AbsorbedWeights* absorbed = nullptr;
 };
 
 // Which row of a micro-batch is what: whole sequences of equal or different length, one after another.
@@ -81,7 +89,7 @@ struct MoeState {
 struct BlockState {
   const RowLayout* layout = nullptr;
   int64_t layer = 0;                  // MTP modules follow the last layer
-  const LayerCache* cache = nullptr;  // generation: rows are appended at sequences[0].k_end - rows
+  const PagedLayer* paged = nullptr;  // inference; null: whole sequences from position 0, as in training
   Arena* saved = nullptr;             // from forward to backward
   Arena* scratch = nullptr;           // of the half that runs
   Tensor x, h, y;                     // residual stream: into the block, after attention, out

@@ -2,9 +2,11 @@
 
 #include <cmath>
 #include <numbers>
+#include <numeric>
 
 #include "base/clock.h"
 #include "base/error.h"
+#include "model/inference.h"
 
 namespace rorqual {
 namespace {
@@ -55,12 +57,27 @@ GenerateResult generate(const Model& model, const Tokenizer& tokenizer, const Ge
     fail_usage("the prompt has {} tokens, the model's context is {}: shorten it", prompt_tokens, context);
   const int64_t limit = prompt_tokens + std::min(context - prompt_tokens, request.max_tokens);
 
+  const InferenceModel inference(model, 0, stream);
+  const int64_t pages = (limit + kPageTokens - 1) / kPageTokens;
   Arena arena;
-  GenerationCache cache = model.make_cache(limit, arena);
+  const PagedCache cache =
+      inference.make_cache(arena.bytes(MemoryClass::kCache, pages * kPageTokens * inference.cache_bytes_per_token()), pages);
+  std::vector<int32_t> page(static_cast<size_t>(pages));
+  std::iota(page.begin(), page.end(), 0);
+  const Tensor hidden =
+                   arena.tensor(MemoryClass::kScratch, inference.hidden_dtype(), prompt_tokens, model.config().hidden_size),
+               out = arena.tensor(MemoryClass::kLogits, inference.logits_dtype(), 1, model.config().vocab_size);
+  const auto extend = [&](std::span<const int32_t> next, int64_t position) {
+    const auto rows = static_cast<int64_t>(next.size());
+    const PagedSequence sequence{0, rows, position, page.data()};
+    inference.forward({next, {&sequence, 1}}, cache, hidden.row_range(0, rows), work, stream);
+    inference.logits(hidden.row_range(rows - 1, 1), out, stream);
+    return std::span<const float>(out.ptr<float>(), static_cast<size_t>(out.cols));
+  };
   GenerateResult result;
   if (request.max_tokens > limit - prompt_tokens) result.stop = GenerateStop::kContext;
   size_t shown = 0;
-  std::vector<float> logits = model.extend(tokens, cache, work, stream);
+  std::span<const float> logits = extend(tokens, 0);
   for (int64_t position = prompt_tokens; position < limit; ++position) {
     const int32_t token = sample_token(logits, request.sampling, position);
     if (tokenizer.eos_id() == token) {
@@ -74,7 +91,7 @@ GenerateResult generate(const Model& model, const Tokenizer& tokenizer, const Ge
       request.on_text(std::string_view(result.text).substr(shown, whole - shown));
       shown = whole;
     }
-    if (position + 1 < limit) logits = model.extend({&token, 1}, cache, work, stream);
+    if (position + 1 < limit) logits = extend({&token, 1}, position);
   }
   if (request.on_text && shown < result.text.size()) request.on_text(std::string_view(result.text).substr(shown));
   result.seconds = seconds_now() - begin_s;

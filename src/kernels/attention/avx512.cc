@@ -17,6 +17,7 @@ namespace {
 // needs the blocks above
 #include "kernels/attention/backward.inc"
 #include "kernels/attention/forward.inc"
+#include "kernels/attention/paged.inc"
 
 }  // namespace
 
@@ -25,6 +26,9 @@ void forward_avx512(const ForwardJob& job) {
 }
 void backward_avx512(const BackwardJob& job) {
   backward_job(job);
+}
+void paged_avx512(const PagedJob& job) {
+  paged_job(job);
 }
 void exp2_avx512(const float* x, float* y, int64_t n) {
   for (int64_t i = 0; i < n; i += kLanes) store_part(y + i, exp2(load_part(x + i, n - i)), n - i);

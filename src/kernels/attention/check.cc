@@ -80,4 +80,26 @@ void check_backward(const AttentionBackwardArgs& a) {
   if (scratch > 0) check_rows(a.scratch, "scratch", dtype == DType::kF64 ? DType::kF64 : DType::kF32, 1, scratch);
 }
 
+void check_paged(const PagedAttentionArgs& a) {
+  const PagedAttentionShape& s = a.shape;
+  CHECK(s.heads >= 1 && s.kv_heads >= 1 && s.heads % s.kv_heads == 0, "{} heads, {} key heads", s.heads, s.kv_heads);
+  CHECK(s.qk_dim >= 1 && s.v_dim >= 1 && s.v_column >= 0, "head sizes {}, {}", s.qk_dim, s.v_dim);
+  int64_t rows = 0;
+  for (const PagedSequence& q : a.sequences) {
+    CHECK(q.q_begin >= 0 && q.q_end >= q.q_begin && q.position >= 0, "queries [{}, {}) from position {}", q.q_begin, q.q_end,
+          q.position);
+    rows = std::max(rows, q.q_end);
+    const int64_t pages = (q.position + q.q_end - q.q_begin + kPageTokens - 1) / kPageTokens;
+    for (int64_t p = 0; p < pages; ++p)
+      CHECK(q.pages[p] >= 0 && (q.pages[p] + 1) * kPageTokens <= a.cache.rows, "page {} of {} rows", q.pages[p], a.cache.rows);
+  }
+  const DType dtype = a.q.dtype;
+  CHECK(dtype == DType::kF64 || dtype == DType::kF32 || dtype == DType::kBF16, "q holds {}", dtype_name(dtype));
+  check_rows(a.q, "q", dtype, rows, s.heads * s.qk_dim);
+  check_rows(a.o, "o", dtype, rows, s.heads * s.v_dim);
+  check_rows(a.cache, "cache", dtype, 0,
+             std::max(head_columns(s.kv_heads, s.k_head_stride, s.qk_dim),
+                      s.v_column + head_columns(s.kv_heads, s.v_head_stride, s.v_dim)));
+}
+
 }  // namespace rorqual::attention

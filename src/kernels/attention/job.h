@@ -49,7 +49,24 @@ struct BackwardJob {
   float* scratch = nullptr;
 };
 
+inline constexpr int64_t kPage = 64;  // paged: keys per step of the running softmax
+
+// Query rows of one sequence with some of the query heads that share a key head, against pages.
+struct PagedJob {
+  bool bf16 = false;
+  int64_t qk_dim = 0, v_dim = 0;
+  float scale_log2e = 0;
+  int64_t queries = 0, heads = 0;  // rows and query heads
+  int64_t position = 0;            // of the first query
+  const int32_t* pages = nullptr;
+  Rows q, o;                  // at the first query's first head; the next head follows
+  Rows k, v;                  // at the head's first column of the cache's first row
+  bool value_in_key = false;  // the value is the key's leading columns
+  float* scratch = nullptr;
+};
+
 // Floats of scratch that a job needs.
+int64_t paged_scratch(const PagedJob& job);
 int64_t forward_scratch(const JobShape& shape);
 int64_t backward_scratch(const JobShape& shape);
 
@@ -67,9 +84,11 @@ void forward_amx_model(const ForwardJob& job);  // for tests: the same with tile
 void backward_amx_model(const BackwardJob& job);
 void forward_avx512(const ForwardJob& job);
 void backward_avx512(const BackwardJob& job);
+void paged_avx512(const PagedJob& job);
 void exp2_avx512(const float* x, float* y, int64_t n);  // for the test of its error
 void forward_avx2(const ForwardJob& job);
 void backward_avx2(const BackwardJob& job);
+void paged_avx2(const PagedJob& job);
 void exp2_avx2(const float* x, float* y, int64_t n);
 
 }  // namespace rorqual::attention

@@ -5,12 +5,14 @@
 
 #include "kernels/attention/attention.h"
 #include "kernels/attention/job.h"
+#include "kernels/attention/paged_attention.h"
 
 namespace rorqual::attention {
 
 // Shapes, dtypes and ranges that every row relies on. A violation is a CHECK: callers build these arguments, not users.
 void check_forward(const AttentionForwardArgs& args);
 void check_backward(const AttentionBackwardArgs& args);
+void check_paged(const PagedAttentionArgs& args);
 
 // Keys that a query row sees: key rows [begin, end).
 struct KeyRange {
@@ -24,6 +26,7 @@ inline KeyRange visible_keys(const AttentionSequence& s, std::span<const int64_t
 
 void forward_reference(const AttentionForwardArgs& args, const Stream& stream);
 void backward_reference(const AttentionBackwardArgs& args, const Stream& stream);
+void paged_reference(const PagedAttentionArgs& args, const Stream& stream);
 
 // Cut the arguments (F32 or BF16) into jobs and run them, each with scratch(shape) floats. Tasks are a function of the sizes
 // alone.
@@ -31,5 +34,6 @@ void run_forward_jobs(const AttentionForwardArgs& args, const Stream& stream, vo
                       int64_t (*scratch)(const JobShape&) = forward_scratch);
 void run_backward_jobs(const AttentionBackwardArgs& args, const Stream& stream, void (*run)(const BackwardJob&),
                        int64_t (*scratch)(const JobShape&) = backward_scratch);
+void run_paged_jobs(const PagedAttentionArgs& args, const Stream& stream, void (*run)(const PagedJob&));
 
 }  // namespace rorqual::attention

@@ -27,6 +27,10 @@ void run_forward_amx(const AttentionForwardArgs& args, const Stream& stream) {
 void run_backward_amx(const AttentionBackwardArgs& args, const Stream& stream) {
   attention::run_backward_jobs(args, stream, attention::backward_amx, attention::amx_backward_scratch);
 }
+template <void (*kJob)(const attention::PagedJob&)>
+void run_paged(const PagedAttentionArgs& args, const Stream& stream) {
+  attention::run_paged_jobs(args, stream, kJob);
+}
 constexpr auto kF32 = DType::kF32, kBF16 = DType::kBF16;
 
 constexpr KernelRow<AttentionForwardArgs> kForward[] = {
@@ -45,6 +49,13 @@ constexpr KernelRow<AttentionBackwardArgs> kBackward[] = {
     {"avx2_f32", Isa::kAvx2, only<kF32>, run_backward<attention::backward_avx2>},
     {"reference", Isa::kReference, anything, attention::backward_reference},
 };
+constexpr KernelRow<PagedAttentionArgs> kPaged[] = {
+    {"avx512_bf16", Isa::kAvx512, only<kBF16>, run_paged<attention::paged_avx512>},
+    {"avx512_f32", Isa::kAvx512, only<kF32>, run_paged<attention::paged_avx512>},
+    {"avx2_bf16", Isa::kAvx2, only<kBF16>, run_paged<attention::paged_avx2>},
+    {"avx2_f32", Isa::kAvx2, only<kF32>, run_paged<attention::paged_avx2>},
+    {"reference", Isa::kReference, anything, attention::paged_reference},
+};
 
 }  // namespace
 
@@ -55,12 +66,21 @@ std::span<const KernelRow<AttentionBackwardArgs>> attention_backward_kernels() {
   return kBackward;
 }
 
+std::span<const KernelRow<PagedAttentionArgs>> paged_attention_kernels() {
+  return kPaged;
+}
+
 void attention_forward(const AttentionForwardArgs& args, const Stream& stream) {
   run_best(attention_forward_kernels(), args, stream);
 }
 
 void attention_backward(const AttentionBackwardArgs& args, const Stream& stream) {
   run_best(attention_backward_kernels(), args, stream);
+}
+
+void paged_attention(const PagedAttentionArgs& args, const Stream& stream) {
+  attention::check_paged(args);
+  run_best(paged_attention_kernels(), args, stream);
 }
 
 // The rope part of dk, one per key head, before the sum over heads.

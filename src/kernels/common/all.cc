@@ -2,6 +2,7 @@
 
 #include "kernels/adamw/adamw.h"
 #include "kernels/attention/attention.h"
+#include "kernels/attention/paged_attention.h"
 #include "kernels/cross_entropy/cross_entropy.h"
 #include "kernels/elementwise/elementwise.h"
 #include "kernels/embedding/embedding.h"
@@ -34,6 +35,7 @@ std::vector<KernelSummary> all_kernels() {
   append_summaries("combine rows", combine_rows_kernels(), all);
   append_summaries("attention forward", attention_forward_kernels(), all);
   append_summaries("attention backward", attention_backward_kernels(), all);
+  append_summaries("paged attention", paged_attention_kernels(), all);
   append_summaries("router forward", router_forward_kernels(), all);
   append_summaries("router backward", router_backward_kernels(), all);
   append_summaries("cross-entropy", cross_entropy_kernels(), all);
