@@ -6,6 +6,7 @@
 
 #include "base/clock.h"
 #include "base/error.h"
+#include "kernels/elementwise/elementwise.h"
 #include "model/inference.h"
 
 namespace rorqual {
@@ -66,13 +67,15 @@ GenerateResult generate(const Model& model, const Tokenizer& tokenizer, const Ge
   std::iota(page.begin(), page.end(), 0);
   const Tensor hidden =
                    arena.tensor(MemoryClass::kScratch, inference.hidden_dtype(), prompt_tokens, model.config().hidden_size),
-               out = arena.tensor(MemoryClass::kLogits, inference.logits_dtype(), 1, model.config().vocab_size);
+               out = arena.tensor(MemoryClass::kLogits, inference.logits_dtype(), 1, model.config().vocab_size),
+               logits32 = arena.tensor(MemoryClass::kLogits, DType::kF32, 1, model.config().vocab_size);
   const auto extend = [&](std::span<const int32_t> next, int64_t position) {
     const auto rows = static_cast<int64_t>(next.size());
     const PagedSequence sequence{0, rows, position, page.data()};
     inference.forward({next, {&sequence, 1}}, cache, hidden.row_range(0, rows), work, stream);
     inference.logits(hidden.row_range(rows - 1, 1), out, stream);
-    return std::span<const float>(out.ptr<float>(), static_cast<size_t>(out.cols));
+    convert({out, logits32}, stream);
+    return std::span<const float>(logits32.ptr<float>(), static_cast<size_t>(out.cols));
   };
   GenerateResult result;
   if (request.max_tokens > limit - prompt_tokens) result.stop = GenerateStop::kContext;
