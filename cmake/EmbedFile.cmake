@@ -1,8 +1,16 @@
 # rorqual_embed(FILE HEADER NAME): writes HEADER under the build's generated/ folder, which holds FILE as rorqual::NAME, a
-# std::string_view. A changed FILE runs CMake again.
+# std::string_view. A line "@include OTHER@" stands for a file beside it. A changed FILE runs CMake again.
 function(rorqual_embed file header name)
   set_property(DIRECTORY APPEND PROPERTY CMAKE_CONFIGURE_DEPENDS ${CMAKE_SOURCE_DIR}/${file})
   file(READ ${CMAKE_SOURCE_DIR}/${file} text)
+  string(REGEX MATCHALL "@include [a-z_.]+@" includes "${text}")
+  foreach(include IN LISTS includes)
+    string(REGEX REPLACE "@include (.+)@" "\\1" other ${include})
+    get_filename_component(folder ${file} DIRECTORY)
+    set_property(DIRECTORY APPEND PROPERTY CMAKE_CONFIGURE_DEPENDS ${CMAKE_SOURCE_DIR}/${folder}/${other})
+    file(READ ${CMAKE_SOURCE_DIR}/${folder}/${other} included)
+    string(REPLACE "${include}\n" "${included}" text "${text}")
+  endforeach()
   string(FIND "${text}" ")embedded\"" end)
   if(NOT end EQUAL -1)
     message(FATAL_ERROR "${file} holds the delimiter of the literal that embeds it: )embedded\"")
