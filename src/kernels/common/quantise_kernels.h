@@ -34,7 +34,7 @@ struct DequantiseRow {
 };
 
 // Up to 128 rows and kLargestStrip columns of a matrix whose values get one scale per column. Coded columns begin at a group.
-inline constexpr int64_t kLargestStrip = 256;
+inline constexpr int64_t kLargestStrip = 1024;
 struct ColumnBlock {
   const std::byte* x = nullptr;
   DType x_type = DType::kF32;  // coded, F32 or BF16; F64 in the reference
@@ -48,6 +48,7 @@ struct ColumnBlock {
   int64_t codes_stride = 0;
   float* scales = nullptr;  // [cols]
   QuantiseCounts* counts = nullptr;
+  const std::byte* next = nullptr;  // where as many rows and columns lie that are read next, or null
 };
 
 struct QuantiseKernels {

@@ -85,15 +85,16 @@ void run_dequantise(const DequantiseArgs& args, const Stream& stream) {
 
 // ---- columns
 
-// Columns whose 128 rows fill about 32 KiB, so that the second pass over a block finds it in the first-level cache.
+// Columns whose 128 rows fill 128 KiB, so that rows are read as long pieces and the second pass over a block finds it in the
+// second-level cache.
 int64_t strip_of(DType x_type) {
   switch (x_type) {
     case DType::kF64:
     case DType::kF32:
-      return 64;
+      return 256;
     case DType::kBF16:
     case DType::kE5M6:
-      return 128;
+      return 512;
     default:
       return kLargestStrip;
   }
@@ -128,7 +129,11 @@ ColumnBlock block_of(const RequantiseProblem& problem, int64_t group, int64_t co
           .type = y.dtype(),
           .codes = reinterpret_cast<uint8_t*>(y.codes.raw_row(row)) + column,
           .codes_stride = y.codes.stride,
-          .scales = y.scales.row<float>(group) + column};
+          .scales = y.scales.row<float>(group) + column,
+          .counts = nullptr,
+          .next = column + cols < x.cols()       ? x.codes.raw_row(row) + bytes_of(x.dtype(), column + cols)
+                  : row + kScaleGroup < x.rows() ? x.codes.raw_row(row + kScaleGroup)
+                                                 : nullptr};
 }
 
 constexpr int64_t kTaskCols = 1024;
