@@ -155,6 +155,45 @@ void quantise_rows(const QuantiseKernels& kernels, const Stream& stream, const Q
       stream, shape.rows, shape.bytes_per_row, [&](int64_t begin, int64_t end) { call.range(begin, end); }, call.granule());
 }
 
+// ---- for kernels that compute and quantise a row's groups in registers
+
+// Counts of a range of rows, merged at its end.
+class CountedRange {
+ public:
+  explicit CountedRange(const Quantiser& quantiser) : statistics_(quantiser.statistics) {}
+  ~CountedRange() {
+    if (statistics_ != nullptr) statistics_->merge(counts_);
+  }
+  CountedRange(const CountedRange&) = delete;
+  CountedRange& operator=(const CountedRange&) = delete;
+  QuantiseCounts* counts() { return statistics_ != nullptr ? &counts_ : nullptr; }
+
+ private:
+  QuantiseStatistics* statistics_;
+  QuantiseCounts counts_;
+};
+
+// Columns [begin, begin + n) of row t of y as they are to be written, each group with its own scale; `begin` is a multiple of
+// 128.
+inline QuantiseRow quantise_row_of(const ScaledTensor& y, int64_t t, const Quantiser& quantiser, QuantiseCounts* counts,
+                                   int64_t begin, int64_t n) {
+  return {.n = n,
+          .rule = quantiser.rule,
+          .type = y.dtype(),
+          .codes = reinterpret_cast<uint8_t*>(y.codes.raw_row(t)) + bytes_of(y.dtype(), begin),
+          .scales = y.scales.row<float>(t) + begin / kScaleGroup,
+          .counts = counts};
+}
+inline QuantiseRow quantise_row_of(const ScaledTensor& y, int64_t t, const Quantiser& quantiser, QuantiseCounts* counts) {
+  return quantise_row_of(y, t, quantiser, counts, 0, y.cols());
+}
+
+// How far ahead of row t a kernel asks for what it will read, in bytes: whole rows, at least 4 KiB if there are as many.
+inline int64_t bytes_to_rows_ahead(const Tensor& x, int64_t t) {
+  const int64_t rows = 1 + 4096 / std::max<int64_t>(1, row_bytes(x.dtype, x.cols));
+  return x.raw_row(std::min(t + rows, x.rows - 1)) - x.raw_row(t);
+}
+
 // Columns [begin, begin + n) of row t in FP32, decoded into `scratch` of n + 127 floats; where they begin.
 inline const float* decoded(const QuantiseKernels& kernels, const ScaledTensor& x, int64_t t, int64_t begin, int64_t n,
                             float* scratch) {

@@ -95,6 +95,10 @@ inline Vec sqrt(Vec x) {
 inline Mask less(Vec a, Vec b) {
   return _mm256_cmp_ps(a, b, _CMP_LT_OQ);
 }
+// Lanes whose sign is negative: select looks at nothing else.
+inline Mask negative(Vec x) {
+  return x;
+}
 inline Vec select(Mask mask, Vec if_true, Vec if_false) {
   return _mm256_blendv_ps(if_false, if_true, mask);
 }

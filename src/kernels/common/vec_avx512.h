@@ -100,6 +100,10 @@ inline Vec sqrt(Vec x) {
 inline Mask less(Vec a, Vec b) {
   return _mm512_cmp_ps_mask(a, b, _CMP_LT_OQ);
 }
+// Lanes whose sign is negative.
+inline Mask negative(Vec x) {
+  return _mm512_movepi32_mask(_mm512_castps_si512(x));
+}
 inline Vec select(Mask mask, Vec if_true, Vec if_false) {
   return _mm512_mask_blend_ps(mask, if_false, if_true);
 }

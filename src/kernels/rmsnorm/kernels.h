@@ -2,6 +2,7 @@
 // tasks.
 #pragma once
 
+#include "kernels/common/quantise_kernels.h"
 #include "kernels/rmsnorm/rmsnorm.h"
 
 namespace rorqual {
@@ -17,15 +18,24 @@ inline constexpr int64_t kRmsNormBlockRows = 128;  // of the weight gradient
   /* partial[d] = the sum over rows [begin, end), from zero, rows ascending; F32, or F64 if d_w is. */  \
   void weight_gradient_block(const RmsNormWeightGradientArgs& args, int64_t begin, int64_t end, void* partial);
 
+// The values of forward for a whole row, quantised group by group while they lie in registers, and to `plain` if it is there.
+// Asks for the line `ahead` bytes beyond what it reads.
+#define RORQUAL_RMSNORM_QUANTISED                                                                                            \
+  void forward_quantised(const void* x, DType x_type, int64_t ahead, const void* w, double r, void* plain, DType plain_type, \
+                         const QuantiseRow& y);
+
 namespace rmsnorm_reference {
 RORQUAL_RMSNORM_KERNELS
 }
 namespace rmsnorm_avx2 {
 RORQUAL_RMSNORM_KERNELS
-}
+RORQUAL_RMSNORM_QUANTISED
+}  // namespace rmsnorm_avx2
 namespace rmsnorm_avx512 {
 RORQUAL_RMSNORM_KERNELS
-}
+RORQUAL_RMSNORM_QUANTISED
+}  // namespace rmsnorm_avx512
+#undef RORQUAL_RMSNORM_QUANTISED
 #undef RORQUAL_RMSNORM_KERNELS
 
 }  // namespace rorqual

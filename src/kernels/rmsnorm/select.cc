@@ -22,11 +22,15 @@ void check_weight(const Tensor& w, const Tensor& x) {
 struct ForwardKernels {
   decltype(&rmsnorm_reference::inverse_rms) inverse_rms;
   decltype(&rmsnorm_reference::forward) forward;
+  decltype(&rmsnorm_avx2::forward_quantised) forward_quantised;  // or null
   const QuantiseKernels& quantise;
 };
-constexpr ForwardKernels kForwardReference = {rmsnorm_reference::inverse_rms, rmsnorm_reference::forward, kQuantiseReference};
-constexpr ForwardKernels kForwardAvx2 = {rmsnorm_avx2::inverse_rms, rmsnorm_avx2::forward, kQuantiseAvx2};
-constexpr ForwardKernels kForwardAvx512 = {rmsnorm_avx512::inverse_rms, rmsnorm_avx512::forward, kQuantiseAvx512};
+constexpr ForwardKernels kForwardReference = {rmsnorm_reference::inverse_rms, rmsnorm_reference::forward, nullptr,
+                                              kQuantiseReference};
+constexpr ForwardKernels kForwardAvx2 = {rmsnorm_avx2::inverse_rms, rmsnorm_avx2::forward, rmsnorm_avx2::forward_quantised,
+                                         kQuantiseAvx2};
+constexpr ForwardKernels kForwardAvx512 = {rmsnorm_avx512::inverse_rms, rmsnorm_avx512::forward,
+                                           rmsnorm_avx512::forward_quantised, kQuantiseAvx512};
 
 constexpr int64_t kChunk = 1024;  // columns that are normalised and quantised while they lie in the first-level cache
 
@@ -37,8 +41,25 @@ void forward_plain(const ForwardKernels& kernels, const RmsNormForwardArgs& args
   }
 }
 
+// A scale of each group: a row's values need not be stored.
+void forward_in_groups(const ForwardKernels& kernels, const RmsNormForwardArgs& args, int64_t begin, int64_t end) {
+  const Tensor& x = args.x;
+  CountedRange counted(args.quantiser);
+  for (int64_t t = begin; t < end; ++t) {
+    const double r = kernels.inverse_rms(x.raw_row(t), x.dtype, x.cols, args.eps);
+    kernels.forward_quantised(x.raw_row(t), x.dtype, bytes_to_rows_ahead(x, t), args.w.data, r,
+                              args.y_plain ? args.y_plain.raw_row(t) : nullptr, args.y_plain.dtype,
+                              quantise_row_of(args.y, t, args.quantiser, counted.counts()));
+  }
+}
+
 void forward_quantised(const ForwardKernels& kernels, const RmsNormForwardArgs& args, int64_t bytes, const Stream& stream) {
   check_rows_coded(args.y);
+  if (kernels.forward_quantised != nullptr && args.quantiser.granularity == Granularity::kGroup) {
+    parallel_ranges(stream, args.x.rows, bytes,
+                    [&](int64_t begin, int64_t end) { forward_in_groups(kernels, args, begin, end); });
+    return;
+  }
   const QuantiseShape shape{
       .rows = args.x.rows, .cols = args.x.cols, .source = DType::kF32, .chunk = kChunk, .bytes_per_row = bytes};
   quantise_rows(kernels.quantise, stream, shape, args.quantiser, [&] {

@@ -1,6 +1,7 @@
 // What each instruction set gives for SwiGLU: a row. select.cc cuts the work and runs the tasks.
 #pragma once
 
+#include "kernels/common/quantise_kernels.h"
 #include "kernels/swiglu/swiglu.h"
 
 namespace rorqual {
@@ -12,15 +13,24 @@ namespace rorqual {
   double backward(const void* gate_up, DType x_type, double weight, const void* d_h, DType d_h_type, void* d_gate_up, \
                   DType d_type, int64_t width);
 
+// The values of forward for h.n columns of a row, quantised group by group while they lie in registers; gate and up likewise to
+// the caches if they are there (h.n is a multiple of 128 then). Asks for the lines `ahead` bytes beyond what it reads.
+#define RORQUAL_SWIGLU_QUANTISED                                                                                             \
+  void forward_quantised(const void* gate, const void* up, DType x_type, double weight, int64_t ahead, const QuantiseRow& h, \
+                         const QuantiseRow* gate_cache, const QuantiseRow* up_cache);
+
 namespace swiglu_reference {
 RORQUAL_SWIGLU_KERNELS
 }
 namespace swiglu_avx2 {
 RORQUAL_SWIGLU_KERNELS
-}
+RORQUAL_SWIGLU_QUANTISED
+}  // namespace swiglu_avx2
 namespace swiglu_avx512 {
 RORQUAL_SWIGLU_KERNELS
-}
+RORQUAL_SWIGLU_QUANTISED
+}  // namespace swiglu_avx512
+#undef RORQUAL_SWIGLU_QUANTISED
 #undef RORQUAL_SWIGLU_KERNELS
 
 }  // namespace rorqual

@@ -22,12 +22,14 @@ void check_per_row(const Tensor& weight, const Tensor& gate_up) {
 // What the rows of an instruction set are made of.
 struct Kernels {
   decltype(&swiglu_reference::forward) forward;
+  decltype(&swiglu_avx2::forward_quantised) forward_quantised;  // or null
   decltype(&swiglu_reference::backward) backward;
   const QuantiseKernels& quantise;
 };
-constexpr Kernels kReference = {swiglu_reference::forward, swiglu_reference::backward, kQuantiseReference};
-constexpr Kernels kAvx2 = {swiglu_avx2::forward, swiglu_avx2::backward, kQuantiseAvx2};
-constexpr Kernels kAvx512 = {swiglu_avx512::forward, swiglu_avx512::backward, kQuantiseAvx512};
+constexpr Kernels kReference = {swiglu_reference::forward, nullptr, swiglu_reference::backward, kQuantiseReference};
+constexpr Kernels kAvx2 = {swiglu_avx2::forward, swiglu_avx2::forward_quantised, swiglu_avx2::backward, kQuantiseAvx2};
+constexpr Kernels kAvx512 = {swiglu_avx512::forward, swiglu_avx512::forward_quantised, swiglu_avx512::backward,
+                             kQuantiseAvx512};
 
 constexpr int64_t kChunk = 1024;  // columns of h that are computed and quantised while they lie in the first-level cache
 
@@ -77,6 +79,46 @@ void check_forward(const SwiGluForwardArgs& args) {
   CHECK(!is_coded(x.dtype()), "a cache of gate_up, which is one already");
 }
 
+// A scale of each group of h, and of the cache if there is one: values need not be stored.
+bool is_in_groups(const Kernels& kernels, const SwiGluForwardArgs& args) {
+  if (kernels.forward_quantised == nullptr || !is_coded(args.h.dtype())) return false;
+  if (args.quantiser.granularity != Granularity::kGroup) return false;
+  return !args.cache || (args.cache_quantiser.granularity == Granularity::kGroup && args.h.cols() % kScaleGroup == 0);
+}
+
+void forward_in_groups(const Kernels& kernels, const SwiGluForwardArgs& args, int64_t begin, int64_t end) {
+  const ScaledTensor& x = args.gate_up;
+  const int64_t width = args.h.cols();
+  CountedRange of_h(args.quantiser), of_cache(args.cache_quantiser);
+  ForwardRow row{kernels, args};
+  for (int64_t t = begin; t < end; ++t) {
+    const double weight = weight_of(args.weight, t);
+    const std::byte* values = x.codes.raw_row(t);
+    if (is_coded(x.dtype())) {
+      for (int64_t c = 0; c < width; c += kChunk) {
+        const int64_t n = std::min(kChunk, width - c);
+        const float* g = decoded(kernels.quantise, x, t, c, n, row.gate.data());
+        const float* u = decoded(kernels.quantise, x, t, width + c, n, row.up.data());
+        kernels.forward_quantised(g, u, DType::kF32, weight, 0, quantise_row_of(args.h, t, args.quantiser, of_h.counts(), c, n),
+                                  nullptr, nullptr);
+      }
+      continue;
+    }
+    const QuantiseRow h = quantise_row_of(args.h, t, args.quantiser, of_h.counts());
+    const std::byte* ups = values + bytes_of(x.dtype(), width);
+    const int64_t ahead = bytes_to_rows_ahead(x.codes, t);
+    if (args.cache) {
+      const auto cache = [&](int64_t c) {
+        return quantise_row_of(args.cache, t, args.cache_quantiser, of_cache.counts(), c, width);
+      };
+      const QuantiseRow of_gate = cache(0), of_up = cache(width);
+      kernels.forward_quantised(values, ups, x.dtype(), weight, ahead, h, &of_gate, &of_up);
+    } else {
+      kernels.forward_quantised(values, ups, x.dtype(), weight, ahead, h, nullptr, nullptr);
+    }
+  }
+}
+
 template <const Kernels& kKernels>
 void run_forward(const SwiGluForwardArgs& args, const Stream& stream) {
   check_forward(args);
@@ -84,6 +126,10 @@ void run_forward(const SwiGluForwardArgs& args, const Stream& stream) {
   const bool code_h = is_coded(args.h.dtype()), code_cache = static_cast<bool>(args.cache);
   const int64_t bytes = row_bytes(args.gate_up.dtype(), 2 * width) + row_bytes(args.h.dtype(), width) +
                         (code_cache ? row_bytes(args.cache.dtype(), 2 * width) : 0);
+  if (width > 0 && is_in_groups(kKernels, args)) {
+    parallel_ranges(stream, rows, bytes, [&](int64_t begin, int64_t end) { forward_in_groups(kKernels, args, begin, end); });
+    return;
+  }
   const auto make_h = [&] { return row_task(ForwardRow{kKernels, args}, args.h); };
   const auto make_cache = [&] {
     const auto values = [&](int64_t t, int64_t, int64_t) -> const void* { return args.gate_up.codes.raw_row(t); };
