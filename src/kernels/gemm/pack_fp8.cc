@@ -73,7 +73,9 @@ void pack_block(const Job& job, int64_t block, const float* tensor_amax, float* 
   float scale = scale_of(amax, E4M3::kLargest, args.quantiser.rule);
   if (tensor_amax != nullptr && bits < kInfinity) scale = scale_of(*tensor_amax, E4M3::kLargest, args.quantiser.rule);
 
-  PackBlock to{source.data, source.stride, source.rows, source.cols, nullptr, 0, nullptr, 0};
+  PackBlock to{source.data, source.stride, source.rows, source.cols, nullptr, 0, nullptr, 0, nullptr};
+  if (args.source.dtype == DType::kF32 && block + 1 < job.blocks())
+    to.next = args.source.row<float>(job.row(block + 1)) + job.col(block + 1);
   const auto place = [&](const PackedWeight& w, int64_t n, int64_t k, uint8_t*& data, int64_t& stride) {
     if (!w) return;
     stride = panel_elements(DType::kE4M3, w.k);
@@ -82,7 +84,7 @@ void pack_block(const Job& job, int64_t block, const float* tensor_amax, float* 
   };
   place(args.packed, row, col, to.packed, to.packed_stride);
   place(args.transposed, col, row, to.transposed, to.transposed_stride);
-  const PackCounts pack = kernels.pack(to, scale);
+  const PackCounts pack = kernels.pack(to, scale, bits);
 
   QuantiseCounts seen{.values = source.rows * source.cols, .saturated = pack.saturated, .flushed = pack.flushed};
   seen.not_finite = bits >= kInfinity;
@@ -101,7 +103,7 @@ uint32_t block_amax_reference(const float* source, int64_t stride, int64_t rows,
   return largest;
 }
 
-PackCounts quantise_pack_reference(const PackBlock& b, float scale) {
+PackCounts quantise_pack_reference(const PackBlock& b, float scale, uint32_t) {
   PackCounts counts;
   const int64_t rows = round_up(b.rows, 16), cols = round_up(b.cols, 16);
   for (int64_t n = 0; n < rows; ++n) {

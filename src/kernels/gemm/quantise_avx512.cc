@@ -1,51 +1,46 @@
 // Weights to E4M3 with AVX-512: 16 values at a time to codes in a buffer in L1, from which both copies are shuffled.
-#include <immintrin.h>
-
+#include "kernels/common/vec_quantise_avx512.h"
+// The vector code first, which the next is written in.
 #include "kernels/gemm/quantise_pack.h"
 
 namespace rorqual::gemm {
 namespace {
-
-__mmask16 first_lanes(int64_t count) {
-  return count >= 16 ? __mmask16{0xffff} : static_cast<__mmask16>((1u << (count < 0 ? 0 : count)) - 1u);
-}
-
-// Magnitudes of finite values to the magnitude of their codes, as E4M3 rounds (numerics/fp8.h).
-__m512i encode(__m512 magnitude) {
-  const __m512 limited = _mm512_min_ps(magnitude, _mm512_set1_ps(448));
-  const __m512 magic = _mm512_set1_ps(0x1p14f);  // its last bit weighs as much as a subnormal's
-  const __m512i small = _mm512_sub_epi32(_mm512_castps_si512(_mm512_add_ps(limited, magic)), _mm512_castps_si512(magic));
-  const __m512i bits = _mm512_castps_si512(limited);
-  const __m512i odd = _mm512_and_si512(_mm512_srli_epi32(bits, 20), _mm512_set1_epi32(1));
-  const __m512i rounded = _mm512_add_epi32(bits, _mm512_add_epi32(odd, _mm512_set1_epi32(0x7ffff)));
-  const __m512i normal = _mm512_sub_epi32(_mm512_srli_epi32(rounded, 20), _mm512_set1_epi32(120 << 3));
-  return _mm512_mask_mov_epi32(normal, _mm512_cmp_ps_mask(limited, _mm512_set1_ps(0x1p-6f), _CMP_LT_OQ), small);
-}
 
 constexpr int64_t kSide = 128;
 struct alignas(64) Codes {
   uint8_t at[kSide][kSide];
 };
 
-// Codes of the block, zero beyond its edges up to multiples of 16 rows and 64 columns.
-template <bool kPow2>
-PackCounts encode_block(const PackBlock& b, float scale, Codes& out) {
+__mmask16 lanes_of(int64_t count) {
+  return count >= kLanes ? __mmask16{0xffff} : first_lanes(count < 0 ? 0 : count);
+}
+
+// Codes of the block, zero beyond its edges up to multiples of 16 rows and 64 columns. Every argument takes a value to its code
+// as quantising rows does; General cuts off what saturates, which Folded never sees.
+template <class Argument>
+PackCounts encode_block(const PackBlock& b, const Argument& argument, Codes& out) {
   PackCounts counts;
-  const __m512 divisor = _mm512_set1_ps(scale), factor = _mm512_set1_ps(1 / scale);
-  for (int64_t n = 0; n < (b.rows + 15) / 16 * 16; ++n) {
-    for (int64_t k = 0; k < (b.cols + 63) / 64 * 64; k += 16) {
-      const __mmask16 lanes = n < b.rows ? first_lanes(b.cols - k) : __mmask16{0};
-      const __m512 x = lanes != 0 ? _mm512_maskz_loadu_ps(lanes, b.source + n * b.stride + k) : _mm512_setzero_ps();
-      const __m512 y = kPow2 ? _mm512_mul_ps(x, factor) : _mm512_div_ps(x, divisor);
-      const __m512 magnitude = _mm512_abs_ps(y);
-      const __m512i code = encode(magnitude);
-      const __m512i sign = _mm512_slli_epi32(_mm512_srli_epi32(_mm512_castps_si512(x), 31), 7);
-      _mm_store_si128(reinterpret_cast<__m128i*>(&out.at[n][k]), _mm512_cvtepi32_epi8(_mm512_or_si512(code, sign)));
-      counts.saturated += __builtin_popcount(_mm512_cmp_ps_mask(magnitude, _mm512_set1_ps(448), _CMP_GT_OQ));
-      counts.flushed +=
-          __builtin_popcount(_mm512_cmp_ps_mask(x, _mm512_setzero_ps(), _CMP_NEQ_OQ) & _mm512_testn_epi32_mask(code, code));
+  const Argument arguments[4] = {argument, argument, argument, argument};
+  const int64_t cols = (b.cols + kUnit - 1) / kUnit * kUnit;
+  for (int64_t n = 0; n < b.rows; ++n)
+    for (int64_t k = 0; k < cols; k += kUnit) {
+      const float* from = b.source + n * b.stride + k;
+      Vec x[4];
+#pragma GCC unroll 4
+      for (int64_t i = 0; i < 4; ++i) {
+        if (b.next != nullptr) __builtin_prefetch(b.next + n * b.stride + k + i * kLanes, 0, 2);
+        x[i] = _mm512_maskz_loadu_ps(lanes_of(b.cols - k - i * kLanes), from + i * kLanes);
+      }
+      int64_t zero_codes = encode_unit<DType::kE4M3>(x, arguments, &out.at[n][k]);
+      if (zero_codes != 0) {
+        for (const Vec& v : x) zero_codes -= count_lanes(equal(v, zeros()));
+        counts.flushed += zero_codes;
+      }
+      if constexpr (requires { argument.scale; })
+        for (const Vec& v : x)
+          counts.saturated += count_lanes(less(set1(Format<DType::kE4M3>::kLargest), abs(v / argument.scale)));
     }
-  }
+  for (int64_t n = b.rows; n < (b.rows + 15) / 16 * 16; ++n) __builtin_memset(out.at[n], 0, static_cast<size_t>(cols));
   return counts;
 }
 
@@ -82,17 +77,14 @@ void write_transposed(const PackBlock& b, const Codes& codes) {
       const __m512i low01 = _mm512_unpacklo_epi8(r0, r1), high01 = _mm512_unpackhi_epi8(r0, r1);
       const __m512i low23 = _mm512_unpacklo_epi8(r2, r3), high23 = _mm512_unpackhi_epi8(r2, r3);
       // Quarter p of part j: the four channels from 4j on of panel p.
-      alignas(64) uint8_t parts[4][4][16];
-      _mm512_store_si512(parts[0], _mm512_unpacklo_epi64(low01, low23));
-      _mm512_store_si512(parts[1], _mm512_unpackhi_epi64(low01, low23));
-      _mm512_store_si512(parts[2], _mm512_unpacklo_epi64(high01, high23));
-      _mm512_store_si512(parts[3], _mm512_unpackhi_epi64(high01, high23));
-      for (int64_t p = 0; p < 4 && k + p * 16 < b.cols; ++p) {
-        uint8_t* out = b.transposed + (k / 16 + p) * b.transposed_stride + n * 16;
-        for (int64_t j = 0; j < 4; ++j)
-          _mm_storeu_si128(reinterpret_cast<__m128i*>(out + j * 16),
-                           _mm_load_si128(reinterpret_cast<const __m128i*>(parts[j][p])));
-      }
+      const __m512i part0 = _mm512_unpacklo_epi64(low01, low23), part1 = _mm512_unpackhi_epi64(low01, low23);
+      const __m512i part2 = _mm512_unpacklo_epi64(high01, high23), part3 = _mm512_unpackhi_epi64(high01, high23);
+      const __m512i even01 = _mm512_shuffle_i32x4(part0, part1, 0x88), odd01 = _mm512_shuffle_i32x4(part0, part1, 0xdd);
+      const __m512i even23 = _mm512_shuffle_i32x4(part2, part3, 0x88), odd23 = _mm512_shuffle_i32x4(part2, part3, 0xdd);
+      const __m512i panels[4] = {_mm512_shuffle_i32x4(even01, even23, 0x88), _mm512_shuffle_i32x4(odd01, odd23, 0x88),
+                                 _mm512_shuffle_i32x4(even01, even23, 0xdd), _mm512_shuffle_i32x4(odd01, odd23, 0xdd)};
+      for (int64_t p = 0; p < 4 && k + p * 16 < b.cols; ++p)
+        _mm512_storeu_si512(b.transposed + (k / 16 + p) * b.transposed_stride + n * 16, panels[p]);
     }
   }
 }
@@ -100,26 +92,29 @@ void write_transposed(const PackBlock& b, const Codes& codes) {
 }  // namespace
 
 uint32_t block_amax_avx512(const float* source, int64_t stride, int64_t rows, int64_t cols) {
-  const __m512i magnitude = _mm512_set1_epi32(0x7fffffff);
-  __m512i largest[2] = {_mm512_setzero_si512(), _mm512_setzero_si512()};
+  Ints largest[4] = {set32(0), set32(0), set32(0), set32(0)};
   for (int64_t r = 0; r < rows; ++r)
-    for (int64_t c = 0; c < cols; c += 16) {
-      const __m512i x = _mm512_maskz_loadu_epi32(first_lanes(cols - c), source + r * stride + c);
-      __m512i& to = largest[c / 16 % 2];
-      to = _mm512_max_epu32(to, _mm512_and_si512(x, magnitude));
-    }
-  return _mm512_reduce_max_epu32(_mm512_max_epu32(largest[0], largest[1]));
+    for (int64_t c = 0; c < cols; c += 4 * kLanes)
+#pragma GCC unroll 4
+      for (int64_t i = 0; i < 4; ++i) {
+        const int64_t at = c + i * kLanes;
+        largest[i] = max32(largest[i], ints(abs(_mm512_maskz_loadu_ps(lanes_of(cols - at), source + r * stride + at))));
+      }
+  return static_cast<uint32_t>(_mm512_reduce_max_epi32(max32(max32(largest[0], largest[1]), max32(largest[2], largest[3]))));
 }
 
-PackCounts quantise_pack_avx512(const PackBlock& b, float scale) {
+PackCounts quantise_pack_avx512(const PackBlock& b, float scale, uint32_t amax) {
   Codes codes;
   PackCounts counts;
   if (scale == scale) {
-    uint32_t bits;
-    __builtin_memcpy(&bits, &scale, 4);
-    // A normal power of two whose inverse is one as well.
-    const bool pow2 = (bits & 0x7fffffu) == 0 && bits >= 0x00800000u && bits <= 0x7e800000u;
-    counts = pow2 ? encode_block<true>(b, scale, codes) : encode_block<false>(b, scale, codes);
+    using R = Rounding<DType::kE4M3>;
+    const uint32_t bits = bits_of(scale);
+    const int exponent = static_cast<int>(bits >> 23) - 127;
+    const bool saturates = float_of(amax) > Format<DType::kE4M3>::kLargest * scale;
+    if ((bits & 0x7fffffu) == 0 && bits >= 0x00800000u && !saturates && R::takes(exponent, amax))
+      counts = encode_block(b, Folded{set32(R::smallest(exponent)), set32(R::addend(exponent))}, codes);
+    else
+      counts = encode_block(b, General{set1(scale)}, codes);
   } else {
     __builtin_memset(&codes, 0, sizeof(codes));
   }

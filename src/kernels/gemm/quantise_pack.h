@@ -19,15 +19,17 @@ struct PackBlock {
   int64_t packed_stride;
   uint8_t* transposed;
   int64_t transposed_stride;
+  const float* next = nullptr;  // the block that is read next, as many rows of the same stride; or null
 };
 
 // The largest magnitude's bits; 0x7f800000 or more if a value is not finite.
 using BlockAmax = uint32_t (*)(const float* source, int64_t stride, int64_t rows, int64_t cols);
-// Writes E4M3(x / scale) for each value, or zeros if the scale is NaN, and counts the values that were saturated and flushed.
+// Writes E4M3(x / scale) for each value, or zeros if the scale is NaN, and counts the values that were saturated and flushed;
+// amax is the block's own.
 struct PackCounts {
   int64_t saturated = 0, flushed = 0;
 };
-using QuantisePack = PackCounts (*)(const PackBlock& block, float scale);
+using QuantisePack = PackCounts (*)(const PackBlock& block, float scale, uint32_t amax);
 
 struct QuantiseKernels {
   BlockAmax amax;
@@ -36,8 +38,8 @@ struct QuantiseKernels {
 QuantiseKernels quantise_kernels_of(Isa isa);
 
 uint32_t block_amax_reference(const float* source, int64_t stride, int64_t rows, int64_t cols);
-PackCounts quantise_pack_reference(const PackBlock& block, float scale);
+PackCounts quantise_pack_reference(const PackBlock& block, float scale, uint32_t amax);
 uint32_t block_amax_avx512(const float* source, int64_t stride, int64_t rows, int64_t cols);
-PackCounts quantise_pack_avx512(const PackBlock& block, float scale);
+PackCounts quantise_pack_avx512(const PackBlock& block, float scale, uint32_t amax);
 
 }  // namespace rorqual::gemm
