@@ -78,13 +78,7 @@ Vec load_odd(const uint16_t* pairs) {
   const __m256i lanes = _mm256_loadu_si256(reinterpret_cast<const __m256i*>(pairs));
   return _mm256_castsi256_ps(_mm256_and_si256(lanes, _mm256_set1_epi32(static_cast<int>(0xffff0000u))));
 }
-// `count` of kTileRows elements; writes up to 8, which the next step overwrites.
-template <class T>
-void store_tile_rows(float* to, const T* from, int64_t count) {
-  store(to, load(from, count));
-}
 
-// Each needs those before it.
 // Each needs those before it.
 // clang-format off
 #include "kernels/gemm/fp8_avx2.inc"

@@ -73,11 +73,6 @@ Vec load_even(const uint16_t* pairs) {
 Vec load_odd(const uint16_t* pairs) {
   return _mm512_castsi512_ps(_mm512_and_si512(_mm512_loadu_si512(pairs), _mm512_set1_epi32(static_cast<int>(0xffff0000u))));
 }
-// `count` of kTileRows elements; writes up to 16, which the next step overwrites.
-template <class T>
-void store_tile_rows(float* to, const T* from, int64_t count) {
-  store(to, load(from, count));
-}
 
 // Each needs those before it.
 // clang-format off
