@@ -142,6 +142,14 @@ MappedFile& MappedFile::operator=(MappedFile&& other) noexcept {
   return *this;
 }
 
+void MappedFile::forget(std::span<const std::byte> part) const {
+  if (part.empty()) return;
+  const auto page = static_cast<uintptr_t>(::sysconf(_SC_PAGESIZE));
+  const uintptr_t begin = reinterpret_cast<uintptr_t>(part.data()) / page * page;
+  const uintptr_t end = reinterpret_cast<uintptr_t>(part.data()) + part.size();
+  ::madvise(reinterpret_cast<void*>(begin), end - begin, MADV_DONTNEED);  // refused: the memory stays, nothing is wrong
+}
+
 uint64_t hash_bytes(const void* data, int64_t bytes, uint64_t seed) {
   return XXH3_64bits_withSeed(data, static_cast<size_t>(bytes), seed);
 }

@@ -50,6 +50,9 @@ class MappedFile {
 
   std::span<const std::byte> bytes() const { return {data_, size_}; }
   std::string_view text() const { return {reinterpret_cast<const char*>(data_), size_}; }
+  // Gives back the memory behind a part of the map that has been read: it comes from the file again if it is read again. So
+  // that walking through a file needs memory for what is being read, not for the file.
+  void forget(std::span<const std::byte> part) const;
 
  private:
   const std::byte* data_ = nullptr;

@@ -4,6 +4,8 @@
 #include <gtest/gtest.h>
 #include <sys/resource.h>
 
+#include <algorithm>
+#include <cmath>
 #include <csignal>
 #include <nlohmann/json.hpp>
 
@@ -39,7 +41,7 @@ TEST(Export, F32KeepsEveryBit) {
   const ModelSource source = open_model(folder / "hf");
   EXPECT_EQ(source.parameters().total, run.parameters().total);
   EXPECT_EQ(source.config.num_nextn_predict_layers, 1);
-  EXPECT_EQ(source.tokens_seen, -1);
+  EXPECT_EQ(source.tokens_seen, run.tokens_seen);
   SmallModel loaded(2);
   load(source, loaded.weights);
   expect_equal(named_tensors(loaded.weights), named_tensors(model.weights));
@@ -99,6 +101,117 @@ TEST(Export, NamesOfTheSpecificationOneByOne) {
   EXPECT_THAT(config["architectures"], ElementsAre("DeepseekV3ForCausalLM"));
   EXPECT_EQ(config["bos_token_id"], Tokenizer::load(folder / "hf").bos_id());
   EXPECT_EQ(generation["eos_token_id"], Tokenizer::load(folder / "hf").eos_id());
+}
+
+// Sizes that 128 does not divide, as DeepSeek-V3's 576 × 7168.
+ModelConfig ragged_config() {
+  ModelConfig c = small_config();
+  c.hidden_size = 160, c.intermediate_size = 200, c.moe_intermediate_size = 136;
+  c.q_lora_rank = 130, c.kv_lora_rank = 140, c.qk_rope_head_dim = 4;
+  return c;
+}
+
+// E4M3 keeps 3 bits behind the leading one: half a unit of the last one is 2^-4 of a normal value. Below, codes are multiples
+// of 2^-9 · scale, and the largest code, 448, is at most twice the block's largest value over its scale.
+TEST(Export, Fp8HasAScalePerBlock) {
+  const TemporaryFolder folder;
+  const SmallModel model(1, "bf16", ragged_config());
+  const ModelSource run = open_model(make_run(folder / "run", model));
+  export_model(run, folder / "hf", {.dtype = DType::kE4M3});
+  const json config = read_json(folder / "hf/config.json");
+  EXPECT_EQ(config["torch_dtype"], "bfloat16");
+  EXPECT_EQ(config["quantization_config"], json::parse(R"({"activation_scheme": "dynamic", "fmt": "e4m3",
+            "quant_method": "fp8", "weight_block_size": [128, 128], "scale_fmt": "ue8m0"})"));
+  const ModelSource source = open_model(folder / "hf");
+  const SourceTensor& kv = source.model_tensors.at("model.layers.0.self_attn.kv_a_proj_with_mqa.weight");
+  EXPECT_EQ(kv.entry->dtype, "F8_E4M3");
+  EXPECT_THAT(kv.entry->shape, ElementsAre(144, 160));
+  EXPECT_EQ(kv.scale->dtype, "F32");
+  EXPECT_THAT(kv.scale->shape, ElementsAre(2, 2));
+  SmallModel loaded(2, "bf16", ragged_config());
+  load(source, loaded.weights);
+  int64_t fp8 = 0;
+  for (size_t i = 0; i < model.weights.list().size(); ++i) {
+    const TensorSpec& spec = model.weights.list()[i];
+    const bool plain = spec.role != Role::kExpert && (spec.role != Role::kLinear || spec.name.ends_with("eh_proj.weight"));
+    EXPECT_EQ(source.model_tensors.at(spec.name).is_fp8(), !plain) << spec.name;
+    fp8 += !plain;
+    const Tensor a = model.weights.master(i), b = loaded.weights.master(i);
+    float largest = 0;
+    for (int64_t j = 0; j < a.count(); ++j) largest = std::max(largest, std::abs(a.ptr<float>()[j]));
+    for (int64_t j = 0; j < a.count(); ++j) {
+      const float x = a.ptr<float>()[j];
+      if (plain) {
+        const bool bias = spec.role == Role::kRouterBias;
+        ASSERT_EQ(b.ptr<float>()[j], bias ? x : static_cast<float>(Bf16(x))) << spec.name << " " << j;
+      } else {
+        ASSERT_NEAR(b.ptr<float>()[j], x, std::abs(x) / 16 + largest / 448 * 2 / 1024) << spec.name << " " << j;
+      }
+    }
+  }
+  EXPECT_GT(fp8, 30);
+}
+
+TEST(Export, Fp8KeepsTheCodesOfFp8) {
+  const TemporaryFolder folder;
+  const SmallModel model(1, "bf16", ragged_config());
+  export_model(open_model(make_run(folder / "run", model)), folder / "a", {.dtype = DType::kE4M3});
+  export_model(open_model(folder / "a"), folder / "b", {.dtype = DType::kE4M3, .shard_bytes = 50000});
+  // A code times a power of two is a BF16 number; quantised again it is the same one, if by another scale where the block's
+  // largest value was rounded down to a power of two.
+  export_model(open_model(folder / "a"), folder / "bf16", {.dtype = DType::kBF16});
+  export_model(open_model(folder / "bf16"), folder / "c", {.dtype = DType::kE4M3});
+  SmallModel once(2, "bf16", ragged_config()), again(3, "bf16", ragged_config());
+  load(open_model(folder / "a"), once.weights);
+  load(open_model(folder / "c"), again.weights);
+  expect_equal(named_tensors(once.weights), named_tensors(again.weights));
+  const ModelSource a = open_model(folder / "a"), b = open_model(folder / "b");
+  EXPECT_GT(b.files.size(), 3u);
+  ASSERT_EQ(a.model_tensors.size(), b.model_tensors.size());
+  for (const auto& [name, x] : a.model_tensors) {
+    const SourceTensor& y = b.model_tensors.at(name);
+    EXPECT_TRUE(std::ranges::equal(x.file->bytes(*x.entry), y.file->bytes(*y.entry))) << name;
+    ASSERT_EQ(x.is_fp8(), y.is_fp8()) << name;
+    if (x.is_fp8()) {
+      EXPECT_TRUE(std::ranges::equal(x.scale_file->bytes(*x.scale), y.scale_file->bytes(*y.scale))) << name;
+    }
+  }
+}
+
+TEST(Export, Fp8BlocksOfWhatIsNoNumberHaveNoNumberForAScale) {
+  const TemporaryFolder folder;
+  SmallModel model(1);
+  const Tensor w = model.weights.master(model.weights.list().at("model.layers.0.mlp.up_proj.weight"));
+  w.ptr<float>()[3] = std::nanf("");
+  export_model(open_model(make_run(folder / "run", model)), folder / "hf", {.dtype = DType::kE4M3});
+  SmallModel loaded(2);
+  load(open_model(folder / "hf"), loaded.weights);
+  const Tensor read = loaded.weights.master(model.weights.list().at("model.layers.0.mlp.up_proj.weight"));
+  for (int64_t i = 0; i < read.count(); ++i) EXPECT_TRUE(std::isnan(read.ptr<float>()[i])) << i;
+}
+
+TEST(Export, CarriesWhatIsKnownOfTheTraining) {
+  const TemporaryFolder folder;
+  const SmallModel model(1);
+  CheckpointContents contents = model.contents(100);
+  contents.trainer["heldout_loss"] = 2.5;
+  CheckpointWriter writer(folder / "run", 2);
+  writer.save(contents);
+  writer.wait();
+  save_small_tokenizer(folder / "run/tokenizer");
+  const ModelSource run = open_model(folder / "run");
+  EXPECT_EQ(run.heldout_loss, 2.5);
+  export_model(run, folder / "a", {});
+  export_model(open_model(folder / "a"), folder / "b", {});
+  export_model(run, folder / "ema", {.ema = true});
+  for (const char* name : {"a", "b"}) {
+    const ModelSource source = open_model(folder / name);
+    EXPECT_EQ(source.tokens_seen, 100000);
+    EXPECT_EQ(source.heldout_loss, 2.5);
+  }
+  const ModelSource ema = open_model(folder / "ema");
+  EXPECT_EQ(ema.tokens_seen, 100000);
+  EXPECT_FALSE(ema.heldout_loss) << "the loss was not measured with the average";
 }
 
 TEST(Export, SameBytesTwiceWithoutPaths) {

@@ -13,13 +13,13 @@ namespace {
 namespace fs = std::filesystem;
 
 // Tensors that other programs write and that hold nothing of their own.
-bool is_duplicate(const std::string& name, const ModelConfig& config, bool quantised) {
+bool is_duplicate(const std::string& name, const ModelConfig& config) {
   for (int64_t k = 0; k < config.num_nextn_predict_layers; ++k) {
     const std::string prefix = layer_prefix(config.num_hidden_layers + k);
     if (name == prefix + "embed_tokens.weight" || name == prefix + "shared_head.head.weight") return true;
   }
   if (config.tie_word_embeddings && name == "lm_head.weight") return true;
-  return name.ends_with(".rotary_emb.inv_freq") || (quantised && name.ends_with("_scale_inv"));
+  return name.ends_with(".rotary_emb.inv_freq");
 }
 
 // How many MTP modules the files hold: a module without a single tensor is absent, and so are those behind it.
@@ -49,7 +49,7 @@ void check_names_and_shapes(const ModelSource& source, const SourceTensors& tens
     fail("{}: the model lacks {}; its files and its config belong to different models, or a file is missing",
          source.description, some_of(missing));
   for (const auto& [name, tensor] : tensors)
-    if (!list.find(name) && !is_duplicate(name, source.config, source.quantised)) surplus.push_back(name);
+    if (!list.find(name) && !is_duplicate(name, source.config)) surplus.push_back(name);
   if (!surplus.empty()) fail("{}: its config has no place for {}", source.description, some_of(surplus));
 }
 
@@ -66,7 +66,7 @@ void check(ModelSource& source) {
 
 SourceTensors tensors_of(const SafetensorsFile& file) {
   SourceTensors tensors;
-  for (const SafetensorsEntry& e : file.entries()) tensors[e.name] = {&file, &e};
+  for (const SafetensorsEntry& e : file.entries()) tensors[e.name] = {.file = &file, .entry = &e};
   return tensors;
 }
 
@@ -79,6 +79,8 @@ ModelSource from_checkpoint(Checkpoint checkpoint, const std::string& what) {
   source.tokens_seen = checkpoint.tokens;
   source.recipe = checkpoint.recipe;
   source.precision = checkpoint.precision;
+  if (const auto loss = checkpoint.trainer.find("heldout_loss"); loss != checkpoint.trainer.end() && loss->is_number())
+    source.heldout_loss = loss->get<double>();
   source.model_tensors = tensors_of(checkpoint.model());
   source.has_ema = checkpoint.has_ema();
   if (source.has_ema) source.ema_tensors = tensors_of(checkpoint.ema());
@@ -105,8 +107,7 @@ std::vector<SourceTensor> match(const ModelSource& source, const TensorList& lis
     if (e.shape != shape_of(s))
       fail("{}: tensor '{}' has shape [{}], [{}] is needed", where, s.name, fmt::join(e.shape, ", "),
            fmt::join(shape_of(s), ", "));
-    if (e.dtype != "F64" && e.dtype != "F32" && e.dtype != "BF16")
-      fail("{}: tensor '{}' has dtype {}; F64, F32 or BF16 is needed", where, s.name, e.dtype);
+    check_readable(it->second);
     found.push_back(it->second);
   }
   if (!missing.empty()) fail("{}: it lacks {}", source.description, some_of(missing));
@@ -126,12 +127,11 @@ const SourceTensors& ModelSource::tensors(bool ema) const {
 }
 
 void ModelSource::load_weights(Weights& weights, const Stream& stream, bool ema) const {
-  if (quantised)
-    fail("{}: its weights are FP8 with block scales, which this version cannot compute with; convert it to BF16", description);
   const std::vector<SourceTensor> found = match(*this, weights.list(), ema);
   stream.parallel(static_cast<int64_t>(found.size()), [&](int64_t i) {
     const SourceTensor& t = found[static_cast<size_t>(i)];
-    convert(*t.file, *t.entry, weights.master(static_cast<size_t>(i)));
+    read_rows(t, 0, weights.master(static_cast<size_t>(i)));
+    forget(t);
   });
 }
 

@@ -4,7 +4,6 @@
 
 #include <cstdint>
 #include <filesystem>
-#include <map>
 #include <memory>
 #include <optional>
 #include <string>
@@ -12,35 +11,29 @@
 
 #include "base/threads.h"
 #include "checkpoint/checkpoint.h"
+#include "checkpoint/source_tensor.h"
 #include "model/config.h"
 #include "model/weights.h"
 
 namespace rorqual {
-
-// A tensor in one of the source's files.
-struct SourceTensor {
-  const SafetensorsFile* file = nullptr;
-  const SafetensorsEntry* entry = nullptr;
-};
-using SourceTensors = std::map<std::string, SourceTensor>;
 
 struct ModelSource {
   ModelConfig config;  // MTP depth as far as the files hold its layers
   std::filesystem::path tokenizer_directory;
   std::string description;               // for people: what was opened
   int64_t step = -1, tokens_seen = -1;   // −1: unknown
+  std::optional<double> heldout_loss;    // nats per token, as last measured; of the weights, not of their average
   std::optional<std::string> recipe;     // TOML of a run
   std::optional<std::string> precision;  // of a run
   bool has_ema = false;
-  bool quantised = false;  // FP8 weights with block scales: can be inspected, not loaded
 
   // Every tensor there is, or of the averaged weights. Error: ema without averaged weights.
   const SourceTensors& tensors(bool ema = false) const;
   ParameterCount parameters() const { return TensorList(config).parameters(); }
 
-  // Fills the master weights by name, rounding to their dtype; the caller packs. MTP layers that `weights` leaves out are
-  // skipped. Error (runtime) names the tensors that are missing or that the model has no place for, and wrong shapes or dtypes;
-  // nothing is written before everything fits.
+  // Fills the master weights by name, rounding to their dtype, FP8 values multiplied by their scales; the caller packs. MTP
+  // layers that `weights` leaves out are skipped. Error (runtime) names the tensors that are missing or that the model has no
+  // place for, and wrong shapes or dtypes; nothing is written before everything fits.
   void load_weights(Weights& weights, const Stream& stream, bool ema = false) const;
 
   // Kept alive: what `tensors` points into.

@@ -3,6 +3,7 @@
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
 
+#include <cmath>
 #include <nlohmann/json.hpp>
 
 #include "checkpoint/checkpoint_test_support.h"
@@ -147,13 +148,106 @@ TEST_F(HuggingFace, WrongDtypeIsNamedWhenLoading) {
   expect_equal(named_tensors(target.weights), named_tensors(untouched.weights));
 }
 
-TEST_F(HuggingFace, QuantisedWeightsAreRefusedWhenLoading) {
-  change_config([](json& c) { c["quantization_config"] = {{"quant_method", "fp8"}}; });
+TEST_F(HuggingFace, OtherQuantisationsAreRefused) {
+  for (const char* config : {R"({"quant_method": "gptq"})", R"({"quant_method": "fp8", "fmt": "e5m2"})", R"({"bits": 4})",
+                             R"({"quant_method": "fp8", "weight_block_size": [128]})",
+                             R"({"quant_method": "fp8", "weight_block_size": [0, 128]})", "3"}) {
+    change_config([&](json& c) { c["quantization_config"] = json::parse(config); });
+    EXPECT_THAT(open_error(), AllOf(HasSubstr("config.json"), HasSubstr("quantization_config"))) << config;
+  }
+}
+
+// FP8 with one block of four rows and six columns per scale, so that the small model has ragged edges.
+class Fp8HuggingFace : public testing::Test {
+ protected:
+  static constexpr int64_t kRows = 4, kCols = 6;
+
+  Fp8HuggingFace() : model_(1) {
+    const fs::path run = make_run(folder_ / "run", model_);
+    const ModelSource source = open_model(run);
+    fs::create_directories(dir_);
+    json config = json(config_to_hugging_face(source.config, "bfloat16", 0, 1));
+    config["quantization_config"] = {{"quant_method", "fp8"}, {"weight_block_size", {kRows, kCols}}};
+    overwrite(dir_ / "config.json", config.dump());
+    const TensorList list(source.config);
+    for (const TensorSpec& s : list.specs()) add(s);
+  }
+
+  void add(const TensorSpec& s) {
+    const bool fp8 = s.role == Role::kExpert || s.role == Role::kLinear;
+    weights_[s.name] = {fp8 ? DType::kE4M3 : DType::kF32, shape_of(s)};
+    if (fp8) scales_[s.name + "_scale_inv"] = {(s.rows + kRows - 1) / kRows, (s.cols + kCols - 1) / kCols};
+  }
+
+  // The weights in one file, the scales in another.
+  void write() const {
+    json map;
+    std::vector<SafetensorsWriter::Declaration> a, b;
+    for (const auto& [name, t] : weights_) a.push_back({name, t.first, t.second}), map[name] = "weights.safetensors";
+    for (const auto& [name, shape] : scales_) b.push_back({name, DType::kF32, shape}), map[name] = "scales.safetensors";
+    for (const auto& [file, tensors] : {std::pair{"weights.safetensors", a}, {"scales.safetensors", b}}) {
+      SafetensorsWriter writer(dir_ / file, tensors, {});
+      for (const auto& t : tensors) {
+        std::vector<float> values;
+        std::vector<E4M3> codes;
+        int64_t count = 1;
+        for (const int64_t n : t.shape) count *= n;
+        for (int64_t i = 0; i < count; ++i) values.push_back(value(t.name, i)), codes.emplace_back(value(t.name, i));
+        const bool fp8 = t.dtype == DType::kE4M3;
+        writer.write(Tensor(fp8 ? static_cast<void*>(codes.data()) : values.data(), t.dtype, 1, count));
+      }
+      writer.commit();
+    }
+    overwrite(dir_ / kIndex, json{{"weight_map", map}}.dump());
+  }
+  // Scales that are no powers of two; codes that E4M3 holds exactly.
+  static float value(const std::string& name, int64_t i) {
+    const auto n = static_cast<float>((i * 7 + static_cast<int64_t>(name.size())) % 13 - 6);
+    return name.ends_with("_scale_inv") ? 0.3f + 0.7f * std::abs(n) : n;
+  }
+  std::string open_error() const {
+    write();
+    return error_of([&] { open_model(dir_); });
+  }
+
+  const std::string weight_ = "model.layers.1.mlp.experts.2.up_proj.weight";
+  std::map<std::string, std::pair<DType, std::vector<int64_t>>> weights_;
+  std::map<std::string, std::vector<int64_t>> scales_;
+  TemporaryFolder folder_;
+  const fs::path dir_ = folder_ / "fp8";
+  SmallModel model_;
+};
+
+TEST_F(Fp8HuggingFace, CodesAreMultipliedByScalesOfAnotherShard) {
+  write();
   const ModelSource source = open_model(dir_);
-  EXPECT_TRUE(source.quantised);
-  ThreadPool pool(1);
-  EXPECT_THAT(error_of([&] { source.load_weights(model_.weights, Stream(pool)); }), HasSubstr("FP8"));
-  EXPECT_THAT(error_of([&] { export_model(source, folder_ / "again", {}); }), HasSubstr("FP8"));
+  ThreadPool pool(2);
+  source.load_weights(model_.weights, Stream(pool));
+  for (size_t t = 0; t < model_.weights.list().size(); ++t) {
+    const TensorSpec& s = model_.weights.list()[t];
+    const int64_t groups = (s.cols + kCols - 1) / kCols;
+    for (int64_t i = 0; i < s.count(); ++i) {
+      float expected = value(s.name, i);
+      if (s.role == Role::kExpert || s.role == Role::kLinear)
+        expected *= value(s.name + "_scale_inv", i / s.cols / kRows * groups + i % s.cols / kCols);
+      ASSERT_EQ(model_.weights.master(t).ptr<float>()[i], expected) << s.name << " " << i;
+    }
+  }
+}
+
+TEST_F(Fp8HuggingFace, WeightsWithoutScalesAreNamed) {
+  scales_.erase(weight_ + "_scale_inv");
+  EXPECT_THAT(open_error(), AllOf(HasSubstr("lacks " + weight_ + "_scale_inv")));
+}
+
+TEST_F(Fp8HuggingFace, ScalesWithoutWeightsAreNamed) {
+  scales_["model.norm.weight_scale_inv"] = {1, 1};
+  EXPECT_THAT(open_error(), HasSubstr("no FP8 weight for model.norm.weight_scale_inv"));
+}
+
+TEST_F(Fp8HuggingFace, ScalesOfAnotherShapeAreNamed) {
+  scales_[weight_ + "_scale_inv"] = {2, 2};
+  EXPECT_THAT(open_error(), AllOf(HasSubstr(weight_ + "_scale_inv"), HasSubstr("has shape [2, 2]"), HasSubstr("[2, 3]")));
 }
 
 TEST_F(HuggingFace, AbsentMtpModuleIsLeftOutWithAWarning) {

@@ -64,42 +64,13 @@ void restore(const SafetensorsFile& file, const std::vector<NamedTensor>& target
     if (!wanted.contains(e.name)) surplus.push_back(e.name);
   if (!missing.empty()) fail("{}: it lacks {}", file.path().string(), some_of(missing));
   if (!surplus.empty()) fail("{}: there is no place for {}", file.path().string(), some_of(surplus));
-  for (const NamedTensor& t : targets) convert(file, *file.find(t.name), t.values);
-}
-
-namespace {
-
-// The source may lie at any address: other programs' safetensors files are not always aligned.
-template <class From, class To>
-void convert_row(const std::byte* from, To* to, int64_t n) {
-  for (int64_t i = 0; i < n; ++i) {
-    From value;
-    std::memcpy(&value, from + i * static_cast<int64_t>(sizeof(From)), sizeof(From));
-    to[i] = static_cast<To>(static_cast<compute_t<From>>(value));
+  for (const NamedTensor& t : targets) {
+    const std::byte* from = file.bytes(*file.find(t.name)).data();
+    const auto row_bytes = static_cast<size_t>(t.values.cols * size_of(t.values.dtype));
+    for (int64_t r = 0; r < t.values.rows && row_bytes > 0; ++r)
+      std::memcpy(t.values.raw_row(r), from + static_cast<size_t>(r) * row_bytes, row_bytes);
+    file.forget(*file.find(t.name));
   }
-}
-
-}  // namespace
-
-void convert(const SafetensorsFile& file, const SafetensorsEntry& entry, const Tensor& target) {
-  const Tensor source = file.tensor(entry);
-  CHECK(source.count() == target.count(), "{}: {} values into {}", entry.name, source.count(), target.count());
-  const auto* from = static_cast<const std::byte*>(source.data);
-  const int64_t row_bytes = target.cols * size_of(source.dtype);
-  if (source.dtype == target.dtype) {
-    for (int64_t r = 0; r < target.rows; ++r)
-      if (row_bytes > 0) std::memcpy(target.raw_row(r), from + r * row_bytes, static_cast<size_t>(row_bytes));
-    return;
-  }
-  if (source.dtype != DType::kF64 && source.dtype != DType::kF32 && source.dtype != DType::kBF16)
-    fail("{}: tensor '{}' has dtype {}; F64, F32 or BF16 is needed", file.path().string(), entry.name, entry.dtype);
-  visit_float(source.dtype, [&](auto zero) {
-    using From = decltype(zero);
-    visit_float(target.dtype, [&](auto other) {
-      using To = decltype(other);
-      for (int64_t r = 0; r < target.rows; ++r) convert_row<From>(from + r * row_bytes, target.row<To>(r), target.cols);
-    });
-  });
 }
 
 }  // namespace rorqual

@@ -30,10 +30,6 @@ std::vector<NamedTensor> named_tensors(const Weights& weights);
 // besides, shapes, dtypes. Nothing is written before everything fits.
 void restore(const SafetensorsFile& file, const std::vector<NamedTensor>& targets);
 
-// Copies an entry's values into `target`, rounding between F64, F32 and BF16 (to nearest even). The counts must agree. Error
-// (runtime) for another dtype.
-void convert(const SafetensorsFile& file, const SafetensorsEntry& entry, const Tensor& target);
-
 // "a, b, c and 4 more": names in messages.
 std::string some_of(const std::vector<std::string>& names);
 

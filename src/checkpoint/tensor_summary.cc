@@ -77,7 +77,7 @@ std::vector<TensorLine> fold(const std::vector<TensorLine>& lines, const std::st
 }  // namespace
 
 std::vector<TensorLine> summarise(const std::vector<TensorLine>& tensors) {
-  return fold(fold(tensors, "experts"), "layers");
+  return fold(fold(fold(tensors, "experts"), "layers"), "blk");  // blk: the layers of a GGUF file
 }
 
 }  // namespace rorqual

@@ -29,6 +29,7 @@ void add_train(CLI::App& app);
 void add_generate(CLI::App& app);
 void add_score(CLI::App& app);
 void add_export(CLI::App& app);
+void add_verify(CLI::App& app);
 void add_inspect(CLI::App& app);
 void add_tokenizer(CLI::App& app);
 void add_report(CLI::App& app);

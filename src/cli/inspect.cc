@@ -11,6 +11,7 @@
 #include "cli/command.h"
 #include "data/shard.h"
 #include "data/tokenizer.h"
+#include "tensor/gguf.h"
 #include "train/recipe.h"
 
 namespace rorqual {
@@ -72,6 +73,7 @@ Inspection inspect_model(const fs::path& path) {
   if (source.precision) found.facts["precision"] = *source.precision;
   found.facts["parameters"] = parameters_of(source.config);
   found.facts["tokens"] = source.tokens_seen < 0 ? Json(nullptr) : Json(source.tokens_seen);
+  found.facts["heldout_loss"] = source.heldout_loss ? Json(*source.heldout_loss) : Json(nullptr);
   if (source.checkpoint) {
     const Checkpoint& c = *source.checkpoint;
     found.facts["step"] = c.step;
@@ -86,6 +88,7 @@ Inspection inspect_model(const fs::path& path) {
   SourceTensors rest = source.tensors();
   const auto add = [&](const std::string& name, const SourceTensor& t) {
     found.tensors.push_back({name, t.entry->dtype, t.entry->shape});
+    if (t.is_fp8()) found.tensors.push_back({t.scale->name, t.scale->dtype, t.scale->shape});
   };
   const TensorList list(source.config);
   for (const TensorSpec& s : list.specs()) {
@@ -108,6 +111,41 @@ Inspection inspect_safetensors(const fs::path& path) {
   }
   found.facts = {{"kind", "safetensors"}, {"path", path.string()}, {"parameters", {{"total", total}}}};
   found.facts["metadata"] = file.metadata();
+  return found;
+}
+
+// Long arrays (a vocabulary has 10^5 tokens) by their length alone.
+Json metadata_of(const GgufValue& v) {
+  constexpr size_t kShown = 16;
+  const auto* elements = std::get_if<std::vector<GgufValue>>(&v.value);
+  if (elements == nullptr) {
+    return std::visit(
+        [](const auto& x) -> Json {
+          if constexpr (std::is_same_v<std::decay_t<decltype(x)>, std::vector<GgufValue>>)
+            return nullptr;
+          else
+            return x;
+        },
+        v.value);
+  }
+  if (elements->size() > kShown) return {{"elements", elements->size()}};
+  Json list = Json::array();
+  for (const GgufValue& e : *elements) list.push_back(metadata_of(e));
+  return list;
+}
+
+Inspection inspect_gguf(const fs::path& path) {
+  const GgufFile file(path);
+  Inspection found;
+  int64_t total = 0;
+  for (const GgufTensor& t : file.header().tensors) {
+    total += t.count();
+    found.tensors.push_back({t.name, std::string(t.type.name), t.shape});
+  }
+  found.facts = {{"kind", "gguf"}, {"path", path.string()}, {"version", file.header().version}};
+  found.facts["parameters"] = {{"total", total}};
+  found.facts["metadata"] = Json::object();
+  for (const auto& [key, value] : file.header().metadata) found.facts["metadata"][key] = metadata_of(value);
   return found;
 }
 
@@ -143,8 +181,9 @@ Inspection inspect(const std::string& what) {
   const std::string extension = path.extension().string();
   if (extension == ".toml") return inspect_recipe(path);
   if (extension == ".safetensors") return inspect_safetensors(path);
+  if (extension == ".gguf") return inspect_gguf(path);
   if (extension == ".rqs") return inspect_shard(path);
-  fail("{}: a model, run or checkpoint directory, or a file .safetensors, .rqs or .toml is needed", what);
+  fail("{}: a model, run or checkpoint directory, or a file .safetensors, .gguf, .rqs or .toml is needed", what);
 }
 
 // 671026419200 → "671,026,419,200".

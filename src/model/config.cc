@@ -34,11 +34,17 @@ void read_integer(const Json& json, const char* key, int64_t& value, const std::
 
 // Mathematics that rorqual does not have must not be skipped silently.
 void refuse_foreign(const Json& json, const std::string& where) {
+  const auto flag = [&](const char* key, bool value) {
+    read(json, key, value, where);
+    return value;
+  };
   for (const char* key : {"attention_bias", "mlp_bias"})
-    if (json.value(key, false)) fail("{}: '{}' is true; rorqual's models have no such bias", where, key);
+    if (flag(key, false)) fail("{}: '{}' is true; rorqual's models have no such bias", where, key);
+  if (!flag("rope_interleave", true))
+    fail("{}: rope_interleave is false; rorqual's rotary pairs are adjacent, as DeepSeek's are", where);
   if (json.contains("hidden_act") && json["hidden_act"] != "silu")
     fail("{}: hidden_act is {}; only silu is supported", where, json["hidden_act"].dump());
-  if (json.contains("sliding_window") && !json["sliding_window"].is_null() && json.value("use_sliding_window", true))
+  if (json.contains("sliding_window") && !json["sliding_window"].is_null() && flag("use_sliding_window", true))
     fail("{}: sliding_window is not supported", where);
 }
 

@@ -155,10 +155,19 @@ SafetensorsWriter::SafetensorsWriter(const std::filesystem::path& path, const st
 
 void SafetensorsWriter::write(const Tensor& values) {
   CHECK(next_ < tensors_.size(), "more tensors written than declared");
-  const Declaration& t = tensors_[next_++];
+  const Declaration& t = tensors_[next_];
   int64_t count = 1;
   for (const int64_t d : t.shape) count *= d;
-  CHECK(values.count() == count, "tensor {}: {} values for {}", t.name, values.count(), count);
+  written_ += values.count();
+  CHECK(written_ <= count, "tensor {}: {} values for {}", t.name, written_, count);
+  if (written_ == count) {
+    ++next_;
+    written_ = 0;
+  }
+  if (values.dtype == t.dtype && values.contiguous()) {
+    file_.write(values.data, values.bytes());
+    return;
+  }
   constexpr int64_t kBlock = 1 << 16;
   std::vector<std::byte> buffer;
   for (int64_t r = 0; r < values.rows; ++r) {

@@ -33,6 +33,8 @@ class SafetensorsFile {
   const SafetensorsEntry* find(const std::string& name) const;
   // The raw bytes of an entry, in the map.
   std::span<const std::byte> bytes(const SafetensorsEntry& entry) const;
+  // The entry has been read and its memory can go; it may be read again all the same.
+  void forget(const SafetensorsEntry& entry) const { map_.forget(bytes(entry)); }
   // A view [rows = product of all but the last dimension, cols]; the dtype must be one of ours, else an Error. Into the map;
   // the format aligns nothing, so what lies askew is copied once and kept. For one thread.
   Tensor tensor(const SafetensorsEntry& entry) const;
@@ -64,7 +66,8 @@ class SafetensorsWriter {
   };
   SafetensorsWriter(const std::filesystem::path& path, const std::vector<Declaration>& tensors,
                     const std::map<std::string, std::string>& metadata);
-  // The next tensor's values, converted to its declared dtype if that differs from the tensor's.
+  // The next values of the next tensor, as many rows of it as the caller has at hand, converted to its declared dtype if that
+  // differs from theirs.
   void write(const Tensor& values);
   void commit();
 
@@ -72,6 +75,7 @@ class SafetensorsWriter {
   AtomicFile file_;
   std::vector<Declaration> tensors_;
   size_t next_ = 0;
+  int64_t written_ = 0;  // values of tensor next_
 };
 
 }  // namespace rorqual
