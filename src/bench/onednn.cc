@@ -5,6 +5,7 @@
 #include <vector>
 
 #include "base/error.h"
+#include "tensor/arena.h"
 
 #if __has_include(<oneapi/dnnl/dnnl.h>)
 #include <oneapi/dnnl/dnnl.h>
@@ -16,13 +17,13 @@
 #ifdef RORQUAL_ONEDNN_HEADERS
 
 // Every function that is called, to be looked up by name.
-#define RORQUAL_ONEDNN_FUNCTIONS(f)                                                                         \
-  f(dnnl_version) f(dnnl_engine_create) f(dnnl_engine_destroy) f(dnnl_stream_create) f(dnnl_stream_destroy) \
-      f(dnnl_stream_wait) f(dnnl_memory_desc_init_by_tag) f(dnnl_memory_create) f(dnnl_memory_destroy)      \
-          f(dnnl_matmul_desc_init) f(dnnl_inner_product_forward_desc_init) f(dnnl_primitive_desc_create)    \
-              f(dnnl_primitive_desc_destroy) f(dnnl_primitive_desc_query) f(dnnl_primitive_desc_query_md)   \
-                  f(dnnl_reorder_primitive_desc_create) f(dnnl_primitive_create) f(dnnl_primitive_destroy)  \
-                      f(dnnl_primitive_execute)
+#define RORQUAL_ONEDNN_FUNCTIONS(f)                                                                              \
+  f(dnnl_version) f(dnnl_engine_create) f(dnnl_engine_destroy) f(dnnl_stream_create) f(dnnl_stream_destroy)      \
+      f(dnnl_stream_wait) f(dnnl_memory_desc_init_by_tag) f(dnnl_memory_create) f(dnnl_memory_destroy)           \
+          f(dnnl_memory_desc_get_size) f(dnnl_matmul_desc_init) f(dnnl_inner_product_forward_desc_init)          \
+              f(dnnl_primitive_desc_create) f(dnnl_primitive_desc_destroy) f(dnnl_primitive_desc_query)          \
+                  f(dnnl_primitive_desc_query_md) f(dnnl_reorder_primitive_desc_create) f(dnnl_primitive_create) \
+                      f(dnnl_primitive_destroy) f(dnnl_primitive_execute)
 
 namespace rorqual {
 
@@ -101,6 +102,7 @@ struct OneDnnProduct::Primitives {
   dnnl_primitive_desc_t desc = nullptr;
   dnnl_primitive_t product = nullptr;
   dnnl_memory_t a = nullptr, c = nullptr;
+  Arena arena{nullptr};  // weights lie in memory of the same kind as ours
   std::vector<dnnl_memory_t> weights;
 };
 
@@ -149,7 +151,8 @@ int64_t OneDnnProduct::add_weight(const Tensor& w) {
   const dnnl_memory_desc_t* packed = l.dnnl_primitive_desc_query_md(p_->desc, dnnl_query_weights_md, 0);
   dnnl_memory_t from = nullptr, to = nullptr;
   check(l.dnnl_memory_create(&from, &p_->plain_weight, l.engine, w.data), "wrapping a weight");
-  check(l.dnnl_memory_create(&to, packed, l.engine, DNNL_MEMORY_ALLOCATE), "allocating a packed weight");
+  void* bytes = p_->arena.bytes(MemoryClass::kPackedWeights, static_cast<int64_t>(l.dnnl_memory_desc_get_size(packed)));
+  check(l.dnnl_memory_create(&to, packed, l.engine, bytes), "wrapping a packed weight");
   p_->weights.push_back(to);
   dnnl_primitive_desc_t desc = nullptr;
   dnnl_primitive_t reorder = nullptr;

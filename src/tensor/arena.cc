@@ -1,5 +1,7 @@
 #include "tensor/arena.h"
 
+#include <sys/mman.h>
+
 #include <algorithm>
 #include <cstdlib>
 #include <cstring>
@@ -10,6 +12,7 @@ namespace rorqual {
 namespace {
 constexpr int64_t kAlign = 64;
 constexpr int64_t kBlock = int64_t{4} << 20;
+constexpr int64_t kHugePage = int64_t{2} << 20;
 int64_t round_up(int64_t n, int64_t to) {
   return (n + to - 1) / to * to;
 }
@@ -24,10 +27,12 @@ std::string_view memory_class_name(MemoryClass c) {
 
 Arena::Block Arena::make_block(MemoryClass c, int64_t length) const {
   if (kind_ == Kind::kMeasure) return {{reinterpret_cast<std::byte*>(kAlign), [](std::byte*) {}}, length};
-  auto* data = static_cast<std::byte*>(std::aligned_alloc(4096, static_cast<size_t>(length)));
+  auto* data = static_cast<std::byte*>(std::aligned_alloc(kHugePage, static_cast<size_t>(round_up(length, kHugePage))));
   if (!data)
     fail("out of memory: {} needs {} more bytes; choose a smaller model, micro-batch or sequence", memory_class_name(c),
          length);
+  // Weights and activations are walked by the gigabyte; only a hint, a kernel without huge pages loses nothing.
+  ::madvise(data, static_cast<size_t>(length / kHugePage * kHugePage), MADV_HUGEPAGE);
   std::memset(data, 0, static_cast<size_t>(length));
   return {{data, [](std::byte* p) { std::free(p); }}, length};
 }
