@@ -1,5 +1,11 @@
 #include "data/pretokenizer.h"
 
+#ifdef __SSE2__
+#include <emmintrin.h>
+#endif
+
+#include <bit>
+
 #include "data/unicode.h"
 
 namespace rorqual {
@@ -26,6 +32,31 @@ bool is_ascii_letter(char c) {
   return static_cast<uint8_t>((c | 0x20) - 'a') < 26;
 }
 
+#ifdef __SSE2__
+// How many of the 16 bytes at `p` are ASCII letters before the first that is none. Words are short: one comparison in place of
+// a loop whose end no branch predictor knows.
+int ascii_letters_of_16(const char* p) {
+  const __m128i bytes = _mm_loadu_si128(reinterpret_cast<const __m128i*>(p));
+  // a-z move to the 26 lowest signed values.
+  const __m128i moved = _mm_sub_epi8(_mm_or_si128(bytes, _mm_set1_epi8(0x20)), _mm_set1_epi8(static_cast<char>('a' + 128)));
+  const int letters = _mm_movemask_epi8(_mm_cmplt_epi8(moved, _mm_set1_epi8(-128 + 26)));
+  return std::countr_one(static_cast<uint32_t>(letters));
+}
+#endif
+
+// Past the ASCII letters from `p` on.
+const char* skip_ascii_letters(const char* p, const char* end) {
+#ifdef __SSE2__
+  while (end - p >= 16) {
+    const int count = ascii_letters_of_16(p);
+    p += count;
+    if (count < 16) return p;
+  }
+#endif
+  while (p < end && is_ascii_letter(*p)) ++p;
+  return p;
+}
+
 // Past the longest run of one class.
 template <CharClass kKind>
 const char* skip_run(const char* p, const char* end) {
@@ -35,6 +66,12 @@ const char* skip_run(const char* p, const char* end) {
     p += at.bytes;
   }
   return p;
+}
+
+const char* skip_letters(const char* p, const char* end) {
+  p = skip_ascii_letters(p, end);
+  // No other ASCII character is of the class.
+  return p < end && static_cast<uint8_t>(*p) >= 0x80 ? skip_run<kLetterMark>(p, end) : p;
 }
 
 const char* skip_newlines(const char* p, const char* end) {
@@ -131,20 +168,18 @@ const char* next_piece(const char* p, const char* end) {
     case kCjk:
       return end_of_cjk(p, end);
     case kLetterMark:
-      return skip_run<kLetterMark>(next, end);
+      return skip_letters(next, end);
     case kPunctuationSymbol: {
       // An ASCII sign takes the ASCII letters behind it. All 32 ASCII signs stand in the pattern's list.
       if (first.bytes == 1 && next < end && is_ascii_letter(*next)) {
-        const char* q = next + 1;
-        while (q < end && is_ascii_letter(*q)) ++q;
-        return q;
+        return skip_ascii_letters(next + 1, end);
       }
       return skip_newlines(skip_run<kPunctuationSymbol>(next, end), end);
     }
     case kSpace: {
       if (next == end) return next;
       const CharAt second = look(next, end);
-      if (second.kind == kLetterMark) return skip_run<kLetterMark>(next + second.bytes, end);
+      if (second.kind == kLetterMark) return skip_letters(next + second.bytes, end);
       if (second.kind == kPunctuationSymbol && *p == ' ') {
         return skip_newlines(skip_run<kPunctuationSymbol>(next + second.bytes, end), end);
       }
@@ -153,7 +188,7 @@ const char* next_piece(const char* p, const char* end) {
     case kNewline:
       return end_of_white_space(p, end);
     case kOther:
-      if (next < end && look(next, end).kind == kLetterMark) return skip_run<kLetterMark>(next, end);
+      if (next < end && look(next, end).kind == kLetterMark) return skip_letters(next, end);
       return end_of_unmatched(p, end);
   }
   return next;

@@ -70,52 +70,83 @@ void encode_long_piece(const BpeModel& bpe, PieceCache& cache, std::string_view 
   out.insert(out.end(), entry.ids.begin(), entry.ids.end());
 }
 
-// False where the piece has too many ids for its entry, which is then left as it was.
-bool fill_entry(const BpeModel& bpe, std::string_view piece, const PieceCache::Key& key, PieceCache::Entry& entry,
-                std::vector<int32_t>& ids) {
-  ids.clear();
-  bpe.encode(piece, ids);
-  if (ids.size() > PieceCache::kMaxIds) return false;
-  entry.key = key;
-  entry.count = static_cast<int32_t>(ids.size());
-  std::copy(ids.begin(), ids.end(), entry.ids);
-  return true;
-}
+// A piece between the splitter and the cache: its set is on its way from memory.
+struct Pending {
+  std::string_view piece;
+  PieceCache::Key key;
+  PieceCache::Set* set;  // null for a long piece
+};
 
-void encode_pieces(const BpeModel& bpe, PieceCache& cache, std::string_view text, std::vector<int32_t>& out) {
-  // Ids gather in a buffer, where an entry's ids can be copied whole, whatever their number.
-  constexpr size_t kFull = 1024;
-  int32_t buffer[kFull + PieceCache::kMaxIds];
-  size_t used = 0;
-  const auto flush = [&] {
-    out.insert(out.end(), buffer, buffer + used);
-    used = 0;
-  };
-  std::vector<int32_t> ids;
-  const char* p = text.data();
-  const char* const end = p + text.size();
-  while (p < end) {
-    const char* const next = next_piece(p, end);
-    const std::string_view piece(p, static_cast<size_t>(next - p));
-    if (piece.size() > PieceCache::kMaxBytes) {
+class PieceEncoder {
+ public:
+  PieceEncoder(const BpeModel& bpe, PieceCache& cache, std::vector<int32_t>& out) : bpe_(bpe), cache_(cache), out_(out) {}
+
+  // Pieces go through in batches: the sets of all of them are fetched before the first is looked at, which hides the latency of
+  // a cache that is larger than the CPU's.
+  void encode(std::string_view text) {
+    Pending pending[kBatch];
+    const char* p = text.data();
+    const char* const end = p + text.size();
+    while (p < end) {
+      size_t count = 0;
+      for (; count < kBatch && p < end; ++count) {
+        const char* const next = next_piece(p, end);
+        Pending& entry = pending[count];
+        entry.piece = {p, static_cast<size_t>(next - p)};
+        entry.set = nullptr;
+        if (entry.piece.size() <= PieceCache::kMaxBytes) {
+          entry.key = PieceCache::make_key(p, entry.piece.size(), end);
+          entry.set = &cache_.set(entry.key);
+          __builtin_prefetch(entry.set);
+        }
+        p = next;
+      }
+      for (size_t i = 0; i < count; ++i) look_up(pending[i]);
       flush();
-      encode_long_piece(bpe, cache, piece, out);
-    } else {
-      const PieceCache::Key key = PieceCache::make_key(p, piece.size(), end);
-      PieceCache::Entry& entry = cache.entry(key);
-      if (entry.key == key || fill_entry(bpe, piece, key, entry, ids)) {
-        std::copy(entry.ids, entry.ids + PieceCache::kMaxIds, buffer + used);
-        used += static_cast<size_t>(entry.count);
-      } else {
-        flush();
-        out.insert(out.end(), ids.begin(), ids.end());
+    }
+  }
+
+ private:
+  static constexpr size_t kBatch = 64;
+
+  void look_up(const Pending& pending) {
+    if (pending.set != nullptr) {
+      const PieceCache::Entry* entry = PieceCache::find(*pending.set, pending.key);
+      if (entry == nullptr) entry = remember(pending);
+      if (entry != nullptr) {
+        // All ids, whatever their number: a copy of a fixed size.
+        std::copy(entry->ids, entry->ids + PieceCache::kMaxIds, buffer_ + used_);
+        used_ += entry->count();
+        return;
       }
     }
-    if (used >= kFull) flush();
-    p = next;
+    flush();
+    encode_long_piece(bpe_, cache_, pending.piece, out_);
   }
-  flush();
-}
+
+  // Null where the piece has too many ids for an entry.
+  const PieceCache::Entry* remember(const Pending& pending) {
+    ids_.clear();
+    bpe_.encode(pending.piece, ids_);
+    if (ids_.size() > PieceCache::kMaxIds) return nullptr;
+    PieceCache::Entry& entry = pending.set->second;
+    entry.key = pending.key;
+    std::fill(std::copy(ids_.begin(), ids_.end(), entry.ids), entry.ids + PieceCache::kMaxIds, -1);
+    return &entry;
+  }
+
+  void flush() {
+    out_.insert(out_.end(), buffer_, buffer_ + used_);
+    used_ = 0;
+  }
+
+  const BpeModel& bpe_;
+  PieceCache& cache_;
+  std::vector<int32_t>& out_;
+  std::vector<int32_t> ids_;
+  int32_t buffer_[(kBatch + 1) * PieceCache::kMaxIds];
+  size_t used_ = 0;
+};
 
 // Cuts text at the matches of one matcher: between(text) for what stands between them, the ids go to out.
 template <class Between>
@@ -254,25 +285,26 @@ Tokenizer make_tokenizer(TokenizerParts parts, const std::string& name) {
 }
 
 void Tokenizer::encode(std::string_view text, std::vector<int32_t>& append_to) const {
-  PieceCache& cache = thread_cache(impl_->instance);
+  PieceEncoder encoder(impl_->bpe, thread_cache(impl_->instance), append_to);
   cut_at_matches(impl_->raw_matcher, text, append_to, [&](std::string_view part) {
-    cut_at_matches(impl_->normalized_matcher, part, append_to,
-                   [&](std::string_view plain) { encode_pieces(impl_->bpe, cache, plain, append_to); });
+    cut_at_matches(impl_->normalized_matcher, part, append_to, [&](std::string_view plain) { encoder.encode(plain); });
   });
 }
 
 std::vector<int32_t> Tokenizer::encode(std::string_view text) const {
   std::vector<int32_t> ids;
+  ids.reserve(text.size() / 3);  // most texts need less
   encode(text, ids);
   return ids;
 }
 
 void Tokenizer::encode_ordinary(std::string_view text, std::vector<int32_t>& append_to) const {
-  encode_pieces(impl_->bpe, thread_cache(impl_->instance), text, append_to);
+  PieceEncoder(impl_->bpe, thread_cache(impl_->instance), append_to).encode(text);
 }
 
 std::vector<int32_t> Tokenizer::encode_ordinary(std::string_view text) const {
   std::vector<int32_t> ids;
+  ids.reserve(text.size() / 3);  // most texts need less
   encode_ordinary(text, ids);
   return ids;
 }
