@@ -32,6 +32,7 @@ void add_export(CLI::App& app);
 void add_verify(CLI::App& app);
 void add_inspect(CLI::App& app);
 void add_tokenizer(CLI::App& app);
+void add_chat_template(CLI::App& app);
 void add_report(CLI::App& app);
 void add_experiment(CLI::App& app);
 void add_bench(CLI::App& app);
