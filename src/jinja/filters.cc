@@ -208,6 +208,7 @@ std::optional<int64_t> integer_of(std::string_view text, int64_t base) {
 Value filter_int(const Value& value, const Arguments& arguments, Session&) {
   const Parameters p(arguments, "int", {"default", "base"});
   const Value otherwise = p[0] == nullptr ? Value::integer(0) : *p[0];
+  if (value.is_undefined()) return signed_value("+", value);  // refuses, with the value's hint
   if (value.is_integral()) return Value::integer(value.integer());
   std::optional<double> number;
   if (value.is<double>()) number = value.number();
@@ -224,6 +225,7 @@ Value filter_int(const Value& value, const Arguments& arguments, Session&) {
 
 Value filter_float(const Value& value, const Arguments& arguments, Session&) {
   const Parameters p(arguments, "float", {"default"});
+  if (value.is_undefined()) return signed_value("+", value);  // refuses, with the value's hint
   if (value.is_numeric()) return Value::number(value.number());
   const std::optional<double> number = value.is_text() ? float_of(value.text()) : std::nullopt;
   if (number) return Value::number(*number);

@@ -180,7 +180,11 @@ def check_random(program, count, seed):
         # Texts of Python's own objects: views of dictionaries, generators, methods.
         if any(word in theirs.get("text", "") for word in ("dict_items(", "<generator", "<built-in", "dict_keys(", "<bound")):
             continue
-        right += agree("random %d" % i, template, ours(program, template, jinja_cases.CONTEXT), theirs)
+        mine = ours(program, template, jinja_cases.CONTEXT)
+        # A slice of a number is an error, but Jinja2 folds that of a constant to undefined.
+        if "has no slices" in mine.get("error", "") and "text" in theirs:
+            continue
+        right += agree("random %d" % i, template, mine, theirs)
         count_of += 1
         failed += "error" in theirs
     print("random: %d of %d agree, %d are errors" % (right, count_of, failed))

@@ -80,7 +80,7 @@ n == 7 and s == 'Hello, World' and not nil | (n == 7) == true | n in [7] == true
 
 ERRORS = r"""
 1 / 0 | 1 // 0 | 1 % 0 | 1.0 / 0 | 0 ** -1 | 'a' + 1 | 1 + 'a' | [1] + (2,) | none + 1 | 'a' - 'b' | 'a' * 'b' | -'a' | l + 1 | d + d | 1 < 'a' | none < 1 | [1] < [none] | d < d | 1 in 5 | 1 in 'abc' | 'a' in none | [1] in d
-missing.x | missing['x'] | missing() | missing + 1 | 1 + missing | -missing | missing.x.y | d.zz.y | people[0].zz.q | missing[0:1] | n() | s() | l() | 'x'() | nil() | d.zz() | d.a()
+missing|int | missing|float | missing.x | missing['x'] | missing() | missing + 1 | 1 + missing | -missing | missing.x.y | d.zz.y | people[0].zz.q | missing[0:1] | n() | s() | l() | 'x'() | nil() | d.zz() | d.a()
 n|length | nil|length | n|list | nil|join | n|first | l|nosuchfilter | l is nosuchtest | l|join(1, 2, 3) | s|replace('a') | s|replace | s|upper(1) | l|join(zz=1) | l|tojson(zz=1) | people|map(attribute='x.y.z')|list | l|map('nosuch')|list | l|select('nosuch')|list | mixed|sort | mixed|sum | l|selectattr()|list
 'abc'.nosuch() | s.split('') | s.split(1) | s.startswith(1) | s.index('zz') | l.index(99) | l.append(1) | d.update({}) | d.pop('a') | l.pop() | l.clear() | l.sort() | ','.join([1]) | s.join(5) | s.replace('a') | d.get() | d.get([]) | s.strip(1) | d.items(1) | s.upper(1)
 raise_exception('no!') | raise_exception() | range() | range('a') | range(1, 2, 0) | range(1000000) | dict(1) | namespace(1) | {[]: 1} | {{}: 1} | [1, 2][1:2:0] | s['a':] | l['x':] | n[:2] | d[:1] | nil[0:] | strftime_now() | strftime_now(1) | n is odd is even | s is odd | l is divisibleby 2 | n is divisibleby 0 | n is divisibleby | n is eq
