@@ -73,9 +73,10 @@ function(rorqual_add_tests folder library)
   target_link_libraries(${folder}_test PRIVATE ${library} GTest::gtest GTest::gmock GTest::gtest_main)
   # A suite named …LongTest runs by `make test-long` alone (ctest label "long").
   gtest_discover_tests(${folder}_test WORKING_DIRECTORY ${CMAKE_SOURCE_DIR} DISCOVERY_TIMEOUT 60 TEST_PREFIX "${folder}."
-                       TEST_FILTER "-*LongTest.*" PROPERTIES TIMEOUT 600)
+                       TEST_FILTER "-*LongTest.*" PROPERTIES TIMEOUT 600 ENVIRONMENT "${RORQUAL_TEST_ENVIRONMENT}")
   gtest_discover_tests(${folder}_test WORKING_DIRECTORY ${CMAKE_SOURCE_DIR} DISCOVERY_TIMEOUT 60 TEST_PREFIX "${folder}."
-                       TEST_FILTER "*LongTest.*" TEST_LIST ${folder}_long_tests PROPERTIES TIMEOUT 3600 LABELS long)
+                       TEST_FILTER "*LongTest.*" TEST_LIST ${folder}_long_tests PROPERTIES TIMEOUT 3600 LABELS long
+                       ENVIRONMENT "${RORQUAL_TEST_ENVIRONMENT}")
 endfunction()
 
 function(rorqual_folder name)
