@@ -37,7 +37,7 @@ void add_shape(const ModelConfig& c, GgufMetadata& metadata) {
   count("attention.head_count", c.num_attention_heads);
   count("attention.head_count_kv", 1);  // absorbed: all heads share the latent
   add("attention.layer_norm_rms_epsilon", GgufValue::of_f32(c.rms_norm_eps));
-  if (c.q_lora_rank > 0) count("attention.q_lora_rank", c.q_lora_rank);
+  count("attention.q_lora_rank", c.q_lora_rank);  // required; 0: none
   count("attention.kv_lora_rank", c.kv_lora_rank);
   count("attention.key_length", c.kv_lora_rank + c.qk_rope_head_dim);
   count("attention.value_length", c.kv_lora_rank);

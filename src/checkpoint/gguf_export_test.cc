@@ -132,6 +132,18 @@ TEST_F(GgufExport, SaysItsShape) {
   EXPECT_EQ(file.header().find("deepseek2.rope.scaling.type"), nullptr);
 }
 
+// llama.cpp requires the key of every model that it does not take for a "lite" one.
+TEST_F(GgufExport, AbsentQueryLoraIsSpeltOut) {
+  ModelConfig c = small_config();
+  c.q_lora_rank = 0;
+  const SmallModel model(1, "bf16", c);
+  export_gguf(open_model(make_run(folder_ / "plain", model)), folder_ / "plain.gguf", {.type = kGgmlF32});
+  const GgufFile file(folder_ / "plain.gguf");
+  ASSERT_NE(file.header().find("deepseek2.attention.q_lora_rank"), nullptr);
+  EXPECT_EQ(count(file, "deepseek2.attention.q_lora_rank"), 0u);
+  EXPECT_THAT(tensor(file, "blk.0.attn_q.weight").shape, ElementsAre(12, 16));
+}
+
 TEST_F(GgufExport, YarnIsSpeltOut) {
   ModelConfig c = small_config();
   c.rope_scaling = {.factor = 4, .original_max_position_embeddings = 16, .beta_fast = 30, .mscale = 0.5, .mscale_all_dim = 0.5};

@@ -231,7 +231,7 @@ nlohmann::ordered_json config_to_hugging_face(const ModelConfig& c, const std::s
     if (c.n_routed_experts == 0) {
       // Dense layers throughout: transformers has no switch for it but a first expert layer that never comes.
       j["first_k_dense_replace"] = c.num_hidden_layers;
-      j["n_routed_experts"] = nullptr;
+      j.erase("n_routed_experts");  // null is no integer to it
     }
   } else {
     j["head_dim"] = c.llama_head_dim();
