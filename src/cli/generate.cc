@@ -21,7 +21,7 @@ const char* stop_name(GenerateStop stop) {
 
 void run_generate(const GenerateCommand& c) {
   validate(c.request.sampling);
-  LoadedModel loaded(c.model, c.precision, c.ema);
+  LoadedModel loaded(c.model, c.precision, c.ema, c.request.draft_tokens > 0);
   GenerateRequest request = c.request;
   request.prompt = c.prompt;
   if (!c.json) {
@@ -33,6 +33,7 @@ void run_generate(const GenerateCommand& c) {
   if (!c.json) {
     print_text("\n");
     info("{} tokens, {:.1f} tokens/s", r.token_ids.size(), rate);
+    if (r.drafted_tokens > 0) info("{} of {} drafted tokens were right", r.accepted_tokens, r.drafted_tokens);
   }
   if (r.stop == GenerateStop::kContext)
     info("stopped before --max-tokens {}: prompt and text fill the model's context of {} tokens", request.max_tokens,
@@ -44,6 +45,10 @@ void run_generate(const GenerateCommand& c) {
   j["token_ids"] = r.token_ids;
   j["tokens_per_s"] = rate;
   j["stop"] = stop_name(r.stop);
+  if (c.request.draft_tokens > 0) {
+    j["drafted_tokens"] = r.drafted_tokens;
+    j["accepted_tokens"] = r.accepted_tokens;
+  }
   print_json(j);
 }
 
@@ -66,6 +71,11 @@ void add_generate(CLI::App& app) {
       ->check(integer_in(0))
       ->capture_default_str();
   command->add_option("--seed", c->request.sampling.seed, "of the random choices")->check(integer_in(0))->capture_default_str();
+  command
+      ->add_option("--draft", c->request.draft_tokens,
+                   "tokens that the model's MTP modules guess ahead; the text stays the same")
+      ->check(integer_in(0))
+      ->capture_default_str();
   command->add_option("--precision", c->precision, "fp8, bf16 or fp32 (default: the run's own; bf16 for other directories)")
       ->check(CLI::IsMember({"fp8", "bf16", "fp32"}));
   command->add_flag("--ema", c->ema, "use the averaged weights");

@@ -37,7 +37,7 @@ struct TokenUsage {
 // What a request hears, in order. The last event has `finish`; nothing follows it.
 struct EngineEvent {
   std::vector<GeneratedToken> tokens;         // generated since the last event; an end token or stop id is left out
-  std::string text;                           // what may be shown: whole UTF-8, nothing that could begin a stop string
+  std::string text;                           // what may be shown: valid UTF-8, nothing that could begin a stop string
   std::vector<GeneratedToken> prompt_tokens;  // with prompt_logprobs, once: of every prompt token after the first
   std::optional<FinishReason> finish;
   std::string error;  // with kFailed: what a client may read
@@ -47,20 +47,21 @@ struct EngineEvent {
 struct EngineRequest {
   std::vector<int32_t> prompt;  // with its BOS; not empty
   SamplingSettings sampling;
-  int64_t max_tokens = 128;
+  int64_t max_tokens = 128;                // 0: the prompt alone, for its logprobs
   std::vector<std::string> stop;           // ends before the first of these in the text
   std::vector<int32_t> stop_ids;           // beside the model's end token
   bool ignore_end = false;                 // go on after the end token
   int64_t logprobs = -1;                   // alternatives for each token; -1: none
-  bool prompt_logprobs = false;            // score the prompt too
+  bool prompt_logprobs = false;            // score the prompt too, with as many alternatives
   std::unique_ptr<Constraint> constraint;  // or none
   // Called on the engine's thread, never after the last event; must not block or throw.
   std::function<void(EngineEvent&&)> on_event;
 };
 
 struct EngineSettings {
-  int64_t cache_tokens = 0;              // room of the paged cache; 0: a quarter of the free memory, at least one context
-  int64_t batch_tokens = 512;            // rows of one step: decoding rows first, prompts fill the rest
+  int64_t cache_tokens = 0;              // room of the paged cache; 0: a quarter of the free memory, at least one context and
+                                         // at most max_running of them
+  int64_t batch_tokens = 512;            // rows of one step: decoding rows first (all of them), prompts fill the rest
   int64_t max_running = 256;             // sequences in one step
   int64_t max_waiting_tokens = 1 << 20;  // prompt and output tokens admitted but not running; beyond: EngineFull
   bool prefix_cache = true;
@@ -82,11 +83,20 @@ struct EngineStats {
   int64_t preemptions = 0, steps = 0, finished = 0, cancelled = 0;
 };
 
+// What an engine runs: a loaded model, or one in training.
+struct EngineModel {
+  const Model& model;
+  const Tokenizer& tokenizer;
+  Workspace& work;
+  const Stream& stream;
+};
+
 class Engine {
  public:
-  // The model outlives the engine, and nobody else uses its workspace meanwhile. Errors (usage): settings out of range, a cache
-  // larger than memory.
+  // The model outlives the engine, and nobody else uses its workspace and threads meanwhile. Errors (usage): settings out of
+  // range, a cache larger than memory.
   Engine(LoadedModel& model, const EngineSettings& settings);
+  Engine(const EngineModel& model, const EngineSettings& settings);
   ~Engine();  // ends what runs with kCancelled
   Engine(const Engine&) = delete;
   Engine& operator=(const Engine&) = delete;
@@ -99,10 +109,11 @@ class Engine {
 
   int64_t context_tokens() const;  // prompt and output together, at most
   EngineStats stats() const;
-  const LoadedModel& model() const;
+  const LoadedModel& model() const;  // of the first constructor
 
  private:
   class Impl;
+  const LoadedModel* loaded_ = nullptr;
   std::unique_ptr<Impl> impl_;
 };
 

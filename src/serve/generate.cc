@@ -1,30 +1,18 @@
 #include "serve/generate.h"
 
 #include <cmath>
+#include <future>
 #include <numbers>
-#include <numeric>
 
 #include "base/clock.h"
 #include "base/error.h"
-#include "kernels/elementwise/elementwise.h"
-#include "model/inference.h"
+#include "serve/engine.h"
 
 namespace rorqual {
 namespace {
 
 // Windows that are scored together.
 constexpr int64_t kScoreRows = 4096;
-
-// Bytes of `text` that end on a whole UTF-8 sequence; an invalid byte counts as whole.
-size_t whole_utf8(std::string_view text) {
-  for (size_t back = 1; back <= std::min<size_t>(3, text.size()); ++back) {
-    const auto c = static_cast<unsigned char>(text[text.size() - back]);
-    if ((c & 0xc0) == 0x80) continue;
-    const size_t length = c >= 0xf0 ? 4 : c >= 0xe0 ? 3 : c >= 0xc0 ? 2 : 1;
-    return length > back ? text.size() - back : text.size();
-  }
-  return text.size();
-}
 
 // [0, 64), [64, 128), [128, 256), … up to the window.
 std::vector<ScoreResult::Bucket> position_buckets(int64_t window) {
@@ -53,50 +41,36 @@ GenerateResult generate(const Model& model, const Tokenizer& tokenizer, const Ge
   if (const auto bos = tokenizer.bos_id()) tokens.push_back(*bos);
   tokenizer.encode(request.prompt, tokens);
   if (tokens.empty()) fail_usage("the prompt is empty, and the tokenizer has no begin-of-sentence token to start from");
-  const int64_t context = model.config().max_position_embeddings, prompt_tokens = static_cast<int64_t>(tokens.size());
-  if (prompt_tokens >= context)
-    fail_usage("the prompt has {} tokens, the model's context is {}: shorten it", prompt_tokens, context);
-  const int64_t limit = prompt_tokens + std::min(context - prompt_tokens, request.max_tokens);
-
-  const InferenceModel inference(model, 0, stream);
-  const int64_t pages = (limit + kPageTokens - 1) / kPageTokens;
-  Arena arena;
-  const PagedCache cache =
-      inference.make_cache(arena.bytes(MemoryClass::kCache, pages * kPageTokens * inference.cache_bytes_per_token()), pages);
-  std::vector<int32_t> page(static_cast<size_t>(pages));
-  std::iota(page.begin(), page.end(), 0);
-  const Tensor hidden =
-                   arena.tensor(MemoryClass::kScratch, inference.hidden_dtype(), prompt_tokens, model.config().hidden_size),
-               out = arena.tensor(MemoryClass::kLogits, inference.logits_dtype(), 1, model.config().vocab_size),
-               logits32 = arena.tensor(MemoryClass::kLogits, DType::kF32, 1, model.config().vocab_size);
-  const auto extend = [&](std::span<const int32_t> next, int64_t position) {
-    const auto rows = static_cast<int64_t>(next.size());
-    const PagedSequence sequence{0, rows, position, page.data()};
-    inference.forward({next, {&sequence, 1}}, cache, hidden.row_range(0, rows), work, stream);
-    inference.logits(hidden.row_range(rows - 1, 1), out, stream);
-    convert({out, logits32}, stream);
-    return std::span<const float>(logits32.ptr<float>(), static_cast<size_t>(out.cols));
-  };
+  const auto prompt_tokens = static_cast<int64_t>(tokens.size());
+  const int64_t context = model.config().max_position_embeddings;
   GenerateResult result;
-  if (request.max_tokens > limit - prompt_tokens) result.stop = GenerateStop::kContext;
-  size_t shown = 0;
-  std::span<const float> logits = extend(tokens, 0);
-  for (int64_t position = prompt_tokens; position < limit; ++position) {
-    const int32_t token = sample_token(logits, request.sampling, position);
-    if (tokenizer.eos_id() == token) {
-      result.stop = GenerateStop::kEnd;
-      break;
-    }
-    result.token_ids.push_back(token);
-    // A vocabulary padded beyond the tokenizer's entries has ids without text.
-    if (token < tokenizer.vocab_size()) result.text += tokenizer.decode({&token, 1}, true);
-    if (const size_t whole = whole_utf8(result.text); request.on_text && whole > shown) {
-      request.on_text(std::string_view(result.text).substr(shown, whole - shown));
-      shown = whole;
-    }
-    if (position + 1 < limit) logits = extend({&token, 1}, position);
-  }
-  if (request.on_text && shown < result.text.size()) request.on_text(std::string_view(result.text).substr(shown));
+  std::promise<void> done;
+  std::string error;
+  EngineSettings settings;
+  settings.cache_tokens = std::min(context, prompt_tokens + std::min(context, request.max_tokens));
+  settings.draft_tokens = request.draft_tokens;
+  settings.prefix_cache = false;
+  Engine engine(EngineModel{model, tokenizer, work, stream}, settings);
+  EngineRequest r;
+  r.prompt = std::move(tokens);
+  r.sampling = request.sampling;
+  r.max_tokens = request.max_tokens;
+  r.on_event = [&](EngineEvent&& e) {
+    for (const GeneratedToken& t : e.tokens) result.token_ids.push_back(t.token);
+    result.text += e.text;
+    if (request.on_text && !e.text.empty()) request.on_text(e.text);
+    if (!e.finish) return;
+    if (e.finish == FinishReason::kFailed) error = e.error;
+    result.stop = e.finish == FinishReason::kContext ? GenerateStop::kContext
+                  : e.finish == FinishReason::kStop  ? GenerateStop::kEnd
+                                                     : GenerateStop::kLength;
+    result.drafted_tokens = e.usage.drafted_tokens;
+    result.accepted_tokens = e.usage.accepted_tokens;
+    done.set_value();
+  };
+  engine.submit(std::move(r));
+  done.get_future().wait();
+  if (!error.empty()) fail("{}", error);
   result.seconds = seconds_now() - begin_s;
   return result;
 }

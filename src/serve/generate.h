@@ -1,4 +1,4 @@
-// Text from a model, one sequence at a time, with cached keys and values.
+// Text from a model, one sequence at a time, and the loss of a text.
 #pragma once
 
 #include <functional>
@@ -16,21 +16,24 @@ struct GenerateRequest {
   std::string prompt;
   int64_t max_tokens = 128;
   SamplingSettings sampling;
-  // Called with each piece of text as it becomes whole UTF-8; may be empty.
+  int64_t draft_tokens = 0;  // by the model's MTP modules
+  // Called on another thread with each piece of text as it becomes whole UTF-8; may
+  // be empty.
   std::function<void(std::string_view)> on_text;
 };
 
 enum class GenerateStop { kLength, kEnd, kContext };  // max_tokens, the end-of-sentence token, or no place left
 
 struct GenerateResult {
-  std::string text;                // without the prompt
+  std::string text;                // without the prompt; bytes that are no UTF-8 as U+FFFD
   std::vector<int32_t> token_ids;  // generated, the end token left out
   GenerateStop stop = GenerateStop::kLength;
+  int64_t drafted_tokens = 0, accepted_tokens = 0;
   double seconds = 0;  // of generation, the prompt's pass included
 };
 
-// A BOS, the prompt, then tokens until max_tokens, the end token, or the end of the context. Error (usage): a prompt that fills
-// the context.
+// A BOS, the prompt, then tokens until max_tokens, the end token, or the end of the context, by an engine (serve/engine.h) of
+// its own. Error (usage): a prompt that fills the context.
 GenerateResult generate(const Model& model, const Tokenizer& tokenizer, const GenerateRequest& request, Workspace& work,
                         const Stream& stream);
 

@@ -4,7 +4,7 @@
 
 namespace rorqual {
 
-LoadedModel::LoadedModel(const std::filesystem::path& path, const std::string& precision, bool ema)
+LoadedModel::LoadedModel(const std::filesystem::path& path, const std::string& precision, bool ema, bool drafts)
     : source_(open_model(path)),
       tokenizer_(Tokenizer::load(source_.tokenizer_directory)),
       pool_(default_thread_count()),
@@ -13,7 +13,7 @@ LoadedModel::LoadedModel(const std::filesystem::path& path, const std::string& p
     fail("{}: the tokenizer has {} entries, the model's vocabulary {}: they do not belong together", path.string(),
          tokenizer_.vocab_size(), source_.config.vocab_size);
   const std::string chosen = !precision.empty() ? precision : source_.precision.value_or("bf16");
-  source_.config.num_nextn_predict_layers = 0;  // drafts are another command's
+  if (!drafts) source_.config.num_nextn_predict_layers = 0;
   weights_ = std::make_unique<Weights>(source_.config, precision_from_name(chosen), false, arena_);
   model_ = std::make_unique<Model>(source_.config, *weights_, 1, arena_);
   source_.load_weights(*weights_, stream_, ema);

@@ -12,7 +12,8 @@ namespace rorqual {
 class LoadedModel {
  public:
   // precision: of the computation; empty: the run's own, bf16 for other models. ema: the averaged weights.
-  LoadedModel(const std::filesystem::path& path, const std::string& precision, bool ema);
+  // drafts: with its MTP modules.
+  LoadedModel(const std::filesystem::path& path, const std::string& precision, bool ema, bool drafts = false);
 
   const ModelSource& source() const { return source_; }
   const Model& model() const { return *model_; }
