@@ -28,8 +28,9 @@ struct ServeBenchRequest {
 //    {"text_tokens", "mtp_acceptance", "bigram_acceptance", "generated_tokens", "drafted_tokens", "accepted_tokens",
 //    "tokens_per_s", "tokens_per_s_without", "speed_up"}}]}
 // cold_start_s: from opening the model's files (which the system may hold in memory) to the first token of a short prompt.
-// Speculation: acceptance is how often a draft equals the model's likeliest token behind every prefix of the text's second half;
-// the bigram draft is the likeliest successor in its first half. The speed is of greedy continuations of the text, batch 1.
+// Speculation: acceptance is how often a draft equals the model's likeliest token behind every prefix of the text's second
+// half; the bigram draft is the likeliest successor in its first half. The speed is of greedy continuations of the text,
+// batch 1.
 nlohmann::ordered_json bench_serve(const ServeBenchRequest& request);
 
 // For people.

@@ -1,6 +1,8 @@
+#include "base/file.h"
 #include "base/log.h"
 #include "bench/gemm.h"
 #include "bench/quantisers.h"
+#include "bench/serve.h"
 #include "bench/train.h"
 #include "cli/command.h"
 
@@ -113,14 +115,77 @@ void add_train_bench(CLI::App& parent) {
   command->callback([c] { run_train(*c); });
 }
 
+struct ServeCommand {
+  std::string what, text;
+  std::vector<std::string> precisions;
+  std::vector<int64_t> batches;
+  ServeBenchRequest request;
+  bool json = false;
+};
+
+void run_serve(const ServeCommand& c) {
+  ServeBenchRequest request = c.request;
+  if (!c.precisions.empty()) request.precisions = c.precisions;
+  if (!c.batches.empty()) request.batches = c.batches;
+  if (std::filesystem::is_directory(c.what)) {
+    request.model = c.what;
+    const std::filesystem::path heldout = *request.model / "heldout.txt";  // of a run
+    if (!c.text.empty())
+      request.text = read_file(c.text);
+    else if (std::filesystem::exists(heldout))
+      request.text = read_file(heldout);
+  } else {
+    if (!c.text.empty()) fail_usage("--text is for a model: the random weights of a recipe predict nothing");
+    Recipe recipe = read_recipe(find_recipe(c.what), {});
+    complete(recipe, recipe.tokenizer.vocab_size);
+    validate(recipe);
+    request.config = recipe.model;
+    request.config.num_nextn_predict_layers = 0;
+  }
+  const Json result = bench_serve(request);
+  if (!c.json) return print_text(serve_table(result));
+  Json named = {{"model", c.what}};
+  named.update(result);
+  print_json(named);
+}
+
+void add_serve_bench(CLI::App& parent) {
+  auto c = std::make_shared<ServeCommand>();
+  CLI::App* command =
+      add_command(parent, "serve", "Speed of prompts, of decoding by batch size, and of drafts, in FP8 and BF16",
+                  "rorqual bench serve small\nrorqual bench serve runs/first --json");
+  command->add_option("RECIPE|MODEL", c->what, "name of a recipe or a TOML file (random weights), or a model or run directory")
+      ->required()
+      ->type_name("RECIPE|MODEL");
+  command->add_option("--precision", c->precisions, "fp8, bf16 or fp32; may be repeated (default: fp8 and bf16, in turns)")
+      ->check(CLI::IsMember({"fp8", "bf16", "fp32"}))
+      ->allow_extra_args(false);
+  command->add_option("--batch", c->batches, "sequences that decode at once; may be repeated (default: 1, 4, 16, 64)")
+      ->check(integer_in(1, 4096))
+      ->allow_extra_args(false);
+  command->add_option("--prompt-tokens", c->request.prompt_tokens, "length of the prompt")
+      ->check(integer_in(1, 1 << 20))
+      ->capture_default_str();
+  command->add_option("--decode-tokens", c->request.decode_tokens, "tokens that each sequence generates")
+      ->check(integer_in(2, 1 << 20))
+      ->capture_default_str();
+  command->add_option("--rounds", c->request.rounds, "turns of each measurement, of which the median counts")
+      ->check(integer_in(1, 1000))
+      ->capture_default_str();
+  command->add_option("--text", c->text, "held-out text for drafts by MTP modules (default: the run's own)")->type_name("FILE");
+  add_json_flag(*command, c->json);
+  command->callback([c] { run_serve(*c); });
+}
+
 }  // namespace
 
 void add_bench(CLI::App& app) {
-  CLI::App* command = add_command(app, "bench", "How fast products, quantisers and training steps are on this machine",
+  CLI::App* command = add_command(app, "bench", "How fast products, quantisers, training steps and answers are on this machine",
                                   "rorqual bench gemm --json\nrorqual bench train tiny");
   command->require_subcommand(1);
   add_gemm(*command);
   add_train_bench(*command);
+  add_serve_bench(*command);
 }
 
 }  // namespace rorqual

@@ -194,7 +194,10 @@ class Engine::Impl {
         plan = scheduler_.plan();
         if (!plan.empty()) runner_.run(plan);
       } catch (const std::exception& e) {
-        scheduler_.visit([&](Sequence& s) { s.end(FinishReason::kFailed, e.what()); });
+        const bool none_ran = scheduler_.running() == 0;
+        scheduler_.visit([&](Sequence& s) {
+          if (none_ran || !s.pages.empty()) s.end(FinishReason::kFailed, e.what());
+        });
         plan.clear();
       }
       if (!plan.empty() || !scheduler_.idle()) settle(plan, seconds_now() - begin);

@@ -360,6 +360,54 @@ TEST(Engine, RefusesWhatCannotRun) {
   EXPECT_EQ(start(engine, std::move(longest)).get().usage.generated_tokens, 1);
 }
 
+// χ² of the first three tokens of 3,000 seeds with drafts, two tokens allowed: 8 outcomes, whose probabilities the logprobs
+// say; 7 degrees of freedom, the 0.1% point is 24.3. Seeds are fixed.
+TEST(Engine, DraftedTokensFollowTheModelsDistribution) {
+  TestModel model("fp32", 1, 1);
+  EngineSettings s = roomy();
+  s.draft_tokens = 1;
+  Engine engine(model.view(), s);
+  constexpr size_t kSeeds = 3000, kTokens = 3;
+  std::vector<std::future<Result>> results;
+  for (size_t i = 0; i < kSeeds; ++i) {
+    EngineRequest r;
+    r.prompt = prompt_of(6, 20);
+    r.max_tokens = kTokens;
+    r.ignore_end = true;
+    r.logprobs = 270;
+    r.sampling = {.temperature = 1, .seed = i};
+    for (int32_t t = 0; t < 270; ++t)
+      if (t != 40 && t != 41) r.sampling.logit_bias.emplace_back(t, -100);
+    results.push_back(start(engine, std::move(r)));
+  }
+  std::map<std::vector<int32_t>, double> count, probability;
+  int64_t accepted = 0;
+  for (auto& f : results) {
+    const Result r = f.get();
+    std::vector<int32_t> outcome;
+    double p = 1;
+    for (const GeneratedToken& t : r.tokens) {
+      outcome.push_back(t.token);
+      double both = 0;
+      for (const TokenLogprob& other : t.top)
+        if (other.token == 40 || other.token == 41) both += std::exp(static_cast<double>(other.logprob));
+      p *= std::exp(static_cast<double>(t.logprob)) / both;
+    }
+    ++count[outcome];
+    probability[outcome] = p;
+    accepted += r.usage.accepted_tokens;
+  }
+  EXPECT_GT(accepted, 1000);
+  double chi = 0, total = 0;
+  for (const auto& [outcome, p] : probability) {
+    const double expected = p * kSeeds;
+    chi += (count[outcome] - expected) * (count[outcome] - expected) / expected;
+    total += p;
+  }
+  EXPECT_NEAR(total, 1, 1e-2) << "a likely outcome never came";
+  EXPECT_LT(chi, 24.3);
+}
+
 // Digits only, then the end.
 class Digits : public Constraint {
  public:
