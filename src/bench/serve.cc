@@ -223,7 +223,7 @@ Json Side::speculation() {
       if (at + static_cast<size_t>(prompt) > tokens.size()) break;
       std::vector<int32_t> p;
       if (const auto bos = loaded_->tokenizer().bos_id()) p.push_back(*bos);
-      for (size_t i = at; static_cast<int64_t>(p.size()) < prompt; ++i) p.push_back(tokens[i]);
+      for (size_t t = at; static_cast<int64_t>(p.size()) < prompt; ++t) p.push_back(tokens[t]);
       const Wave without = run_wave(plain, {p}, generated), with = run_wave(drafting, {p}, generated);
       usage.generated_tokens += with.usage.generated_tokens;
       usage.drafted_tokens += with.usage.drafted_tokens;
