@@ -115,6 +115,7 @@ void StepRunner::sample(const Tensor& hidden, const std::vector<Rows>& parts) {
 // The next token, and as long as it is what the draft said, the one after it: the rows behind were computed for these tokens.
 void StepRunner::advance(Sequence& s, const Tensor& logits) const {
   const std::vector<int32_t> draft = std::exchange(s.draft, {});
+  CHECK(logits.rows == static_cast<int64_t>(draft.size()) + 1, "{} rows for a draft of {}", logits.rows, draft.size());
   s.usage.drafted_tokens += static_cast<int64_t>(draft.size());
   for (size_t i = 0; i <= draft.size(); ++i) {
     const std::span<const float> row = row_of(logits, static_cast<int64_t>(i));
@@ -168,7 +169,7 @@ void StepRunner::draft(const Tensor& hidden, const std::vector<Rows>& parts) {
       }
       next.push_back({&s, begin, begin + count, r.position});
       sequences.push_back({begin, begin + count, r.position, s.pages.data()});
-      const bool last = r.position + count + k == known && s.computed + 1 == s.size();
+      const bool last = r.position + count + k == known && s.decoding();  // not a prompt of which one token is left
       if (last && static_cast<int64_t>(s.draft.size()) == k - 1 && known + 1 < s.limit)
         wanted.push_back({&s, begin + count - 1, begin + count});
     }
