@@ -246,7 +246,7 @@ Json Side::speculation() {
 Json Side::result() {
   Json j;
   j["precision"] = precision_;
-  j["cold_start_s"] = cold_start_s_;
+  if (loaded_) j["cold_start_s"] = cold_start_s_;
   const double prefill = median(prefill_s_);
   j["prefill"] = {{"tokens", prefill_tokens()},
                   {"tokens_per_s", static_cast<double>(prefill_tokens()) / prefill},
@@ -286,8 +286,9 @@ std::string serve_table(const Json& result) {
   std::string text =
       fmt::format("{} threads, median of {} rounds\n", result["threads"].get<int>(), result["rounds"].get<int>());
   for (const Json& p : result["precisions"]) {
-    text += fmt::format("{}: first token {:.2f} s after the start\n", p["precision"].get<std::string>(),
-                        p["cold_start_s"].get<double>());
+    text += p["precision"].get<std::string>() + "\n";
+    if (p.contains("cold_start_s"))
+      text += fmt::format("  cold start to the first token {:.2f} s\n", p["cold_start_s"].get<double>());
     text += fmt::format("  prefill {:>4} tokens {:>10.1f} tokens/s   first token {:.1f} ms\n",
                         p["prefill"]["tokens"].get<int64_t>(), p["prefill"]["tokens_per_s"].get<double>(),
                         p["prefill"]["time_to_first_token_ms"].get<double>());

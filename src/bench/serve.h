@@ -27,7 +27,8 @@ struct ServeBenchRequest {
 //    "time_to_first_token_ms"}, "decode": [{"batch", "prompt_tokens", "tokens", "tokens_per_s"}], "speculation":
 //    {"text_tokens", "mtp_acceptance", "bigram_acceptance", "generated_tokens", "drafted_tokens", "accepted_tokens",
 //    "tokens_per_s", "tokens_per_s_without", "speed_up"}}]}
-// cold_start_s: from opening the model's files (which the system may hold in memory) to the first token of a short prompt.
+// cold_start_s: from opening the model's files (which the system may hold in memory) to the first token of a short prompt; of a
+// model only.
 // Speculation: acceptance is how often a draft equals the model's likeliest token behind every prefix of the text's second
 // half; the bigram draft is the likeliest successor in its first half. The speed is of greedy continuations of the text,
 // batch 1.
