@@ -64,7 +64,7 @@ TEST_F(ChatTemplateCommand, RefusesWhatCannotWork) {
   refuse(command("model", "nosuch.json"), 1, {"nosuch.json"});
   refuse(command("model", "bad.json"), 1, {"bad.json", "not valid JSON"});
   refuse(command("model", "list.json"), 1, {"\"messages\""});
-  refuse(command("model", "none.json"), 1, {"chat_template:1", "undefined"});
+  refuse(command("model", "none.json"), 1, {"chat_template:3", "no element 'content'"});
 }
 
 }  // namespace
