@@ -13,6 +13,11 @@ namespace rorqual {
 // two unless the recipe says scales = "fp32"; spec 2.1), quantised once by the sender.
 void dispatch_rows(const DispatchPlan& plan, const ScaledTensor& x, const ScaledTensor& out, const Stream& stream);
 
+// The same of rows that are not quantised yet: x [tokens, d] plain; each row is read and quantised once, into own [tokens, d] and
+// into its rows of out.
+void quantise_and_dispatch_rows(const DispatchPlan& plan, const Tensor& x, const Quantiser& quantiser, const ScaledTensor& own,
+                                const ScaledTensor& out, const Stream& stream);
+
 // y[token] = base[token] + Σ over logical nodes of the node's sum, rounded to `payload` (design, idea 5). base may be absent,
 // or y.
 void combine_rows(const DispatchPlan& plan, const Tensor& x, DType payload, const Tensor& base, const Tensor& y,

@@ -178,9 +178,16 @@ void CombinePhase::forward(const Pass& p, BlockState& s) const {
 
 void CombinePhase::input_gradient(const Pass& p, BlockState& s) const {
   MoeState& m = s.moe;
-  m.shared.d_out = quantised(p, s, *s.scratch, s.d, p.precision.gradient, QuantisedTensor::kMlpOutputGradient);
-  m.d_out = scaled_tensor(*s.scratch, MemoryClass::kScratch, p.precision.gradient, m.plan.rows, s.d.cols);
-  dispatch_rows(m.plan, m.shared.d_out, m.d_out, *p.stream);
+  const DType format = p.precision.gradient;
+  m.shared.d_out = scaled_tensor(*s.scratch, MemoryClass::kScratch, format, s.d.rows, s.d.cols);
+  m.d_out = scaled_tensor(*s.scratch, MemoryClass::kScratch, format, m.plan.rows, s.d.cols);
+  if (m.d_out.is_plain()) {
+    copy(p, s.d, m.shared.d_out.codes);
+    dispatch_rows(m.plan, m.shared.d_out, m.d_out, *p.stream);
+  } else {
+    quantise_and_dispatch_rows(m.plan, s.d, quantiser_of(p, s, QuantisedTensor::kMlpOutputGradient), m.shared.d_out, m.d_out,
+                               *p.stream);
+  }
 }
 
 }  // namespace rorqual
