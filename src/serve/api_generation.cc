@@ -5,7 +5,6 @@
 #include "base/clock.h"
 #include "base/error.h"
 #include "serve/api_json.h"
-#include "serve/response_format.h"
 
 namespace rorqual {
 namespace {
@@ -73,7 +72,7 @@ class Generation : public std::enable_shared_from_this<Generation> {
   void submit_all(const PostTask& post) {
     const auto model = model_.lock();
     const GenerationOptions& o = job_.options;
-    constraint_ = compile_constraint(o.response_format, tokenizer_, model->loaded.model().config().vocab_size);
+    constraint_ = model->constraints.compile(o.response_format);
     const uint64_t seed = o.seed ? *o.seed : random_seed();
     choices_.resize(job_.prompts.size() * static_cast<size_t>(o.n));
     for (size_t i = 0; i < choices_.size(); ++i) {

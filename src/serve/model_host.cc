@@ -67,6 +67,7 @@ ServedModel::ServedModel(const std::string& model_name, const std::filesystem::p
       loaded(path, settings.precision, settings.ema, settings.engine.draft_tokens > 0),
       chat_template(template_of(name, loaded.source().tokenizer_directory)),
       template_folder(loaded.source().tokenizer_directory.string()),
+      constraints(loaded.tokenizer()),
       engine(loaded, settings.engine) {
   if (!chat_template) return;
   takes_tools = shows_tools(*chat_template);

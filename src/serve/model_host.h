@@ -13,6 +13,7 @@
 #include "serve/engine.h"
 #include "serve/loaded_model.h"
 #include "serve/model_store.h"
+#include "serve/response_format.h"
 #include "serve/tool_calls.h"
 
 namespace rorqual {
@@ -34,6 +35,7 @@ struct ServedModel {
   std::string template_folder;                 // cut out of the template's messages
   bool takes_tools = false;                    // the template shows the model what it may call
   ToolFormat tool_format = ToolFormat::kNone;  // as the template writes calls
+  ConstraintCompiler constraints;
   Engine engine;
 
   const Tokenizer& tokenizer() const { return loaded.tokenizer(); }

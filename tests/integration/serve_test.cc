@@ -173,6 +173,31 @@ TEST(Serve, RefusesWithAReason) {
     EXPECT_THAT(a.body, Not(HasSubstr(models.bench().at("")))) << log;
 }
 
+TEST(Serve, ConstrainedOutputKeepsToItsGrammar) {
+  const ServedRuns models;
+  const ServeProgram s(models, {models.run()});
+  const auto text_of = [&](const std::string& format, uint64_t seed) {
+    const CurlAnswer a = s.post("/v1/completions", R"({"prompt": "the page ", "max_tokens": 150, "seed": )" +
+                                                       std::to_string(seed) + R"(, "response_format": )" + format + "}");
+    EXPECT_EQ(a.status, 200) << a.body;
+    EXPECT_EQ(a.json()["choices"][0]["finish_reason"], "stop") << a.body;
+    return a.json()["choices"][0]["text"].get<std::string>();
+  };
+  for (uint64_t seed = 1; seed <= 3; ++seed) {
+    EXPECT_THAT(text_of(R"({"type": "regex", "regex": "(yes|no), [0-9]{2}"})", seed),
+                testing::MatchesRegex("(yes|no), [0-9][0-9]"));
+    const Json value = Json::parse(text_of(R"({"type": "json_schema", "json_schema": {"name": "n", "schema": {"type": "object",
+      "properties": {"title": {"type": "string", "maxLength": 8}, "ok": {"type": "boolean"}}, "required": ["title", "ok"]}}})",
+                                           seed));
+    EXPECT_TRUE(value["title"].is_string() && value["ok"].is_boolean()) << value;
+  }
+  const CurlAnswer refused = s.post("/v1/completions", R"({"prompt": "a", "response_format": {"type": "json_schema",
+    "json_schema": {"schema": {"type": "integer", "minimum": 3}}}})");
+  EXPECT_EQ(refused.status, 400);
+  EXPECT_EQ(refused.json()["error"]["param"], "response_format");
+  EXPECT_THAT(refused.body, HasSubstr("minimum"));
+}
+
 TEST(Serve, KeysGuardEveryRouteButTwo) {
   const ServedRuns models;
   models.bench().write("keys", "# of the tests\nfirst\nsecond\n");
