@@ -13,8 +13,8 @@ namespace rorqual {
 // two unless the recipe says scales = "fp32"; spec 2.1), quantised once by the sender.
 void dispatch_rows(const DispatchPlan& plan, const ScaledTensor& x, const ScaledTensor& out, const Stream& stream);
 
-// The same of rows that are not quantised yet: x [tokens, d] plain; each row is read and quantised once, into own [tokens, d] and
-// into its rows of out.
+// The same of rows that are not quantised yet: x [tokens, d] plain; each row is read and quantised once, into own [tokens, d]
+// and into its rows of out.
 void quantise_and_dispatch_rows(const DispatchPlan& plan, const Tensor& x, const Quantiser& quantiser, const ScaledTensor& own,
                                 const ScaledTensor& out, const Stream& stream);
 

@@ -16,7 +16,6 @@
 namespace rorqual {
 namespace {
 
-using namespace std::chrono_literals;
 using ::testing::HasSubstr;
 using ::testing::StartsWith;
 
@@ -149,7 +148,7 @@ TEST(HttpServer, RefusesWhatIsTooLargeOrNoRequest) {
 
 TEST(HttpServer, ClosesWhoIsTooSlow) {
   HttpSettings settings;
-  settings.header_limit = settings.body_limit = 100ms;
+  settings.header_limit = settings.body_limit = std::chrono::milliseconds(100);
   Running s(echo, settings);
   Client silent(s.port()), half(s.port()), body(s.port());
   half.send("GET / HTTP/1.1\r\n");
@@ -203,7 +202,7 @@ TEST(HttpServer, WhoReadsTooSlowlyHasGone) {
 
 TEST(HttpServer, EndsWhatTakesTooLong) {
   HttpSettings settings;
-  settings.request_limit = 50ms;
+  settings.request_limit = std::chrono::milliseconds(50);
   Running s(
       [&](HttpRequest&&, const std::shared_ptr<HttpExchange>& e) {
         e->on_end([e](HttpEnd reason) { e->answer({reason == HttpEnd::kTimeLimit ? 504 : 500, "text/plain", "late", {}}); });
@@ -216,7 +215,7 @@ TEST(HttpServer, EndsWhatTakesTooLong) {
 
 TEST(HttpServer, StoppingLetsStreamsFinishThenEndsThem) {
   HttpSettings settings;
-  settings.drain = 100ms;
+  settings.drain = std::chrono::milliseconds(100);
   std::promise<void> arrived;
   std::atomic<int> requests{0};
   Running s(
