@@ -141,6 +141,7 @@ GgufTensor read_tensor(Reader& in, const std::string& where) {
   int64_t count = 1;
   for (uint32_t d = 0; d < dimensions; ++d) {
     const auto n = in.read<uint64_t>("the dimensions of a tensor");
+    if (n == 0) fail("{}: tensor '{}' is empty", where, t.name);
     if (n > static_cast<uint64_t>(INT64_MAX) || __builtin_mul_overflow(count, static_cast<int64_t>(n), &count) ||
         count > INT64_MAX / 16)
       fail("{}: tensor '{}' is too large", where, t.name);

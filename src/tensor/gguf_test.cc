@@ -160,6 +160,8 @@ TEST_F(Gguf, DamageIsNamed) {
   const std::string q = std::string("\x01\0\0\0\0\0\0\0q", 9);
   EXPECT_THAT(damaged(q, 0, "\x05"), HasSubstr("'q' has 5 dimensions"));
   EXPECT_THAT(damaged(q, 4, std::string(8, '\xff')), HasSubstr("'q' is too large"));
+  EXPECT_THAT(damaged(q, 4, std::string(8, '\0')),
+              HasSubstr("'q' is empty"));  // found by fuzzing, before dimensions that overflow
   EXPECT_THAT(damaged(q, 4, "\x21"), HasSubstr("rows of 33 elements"));
   EXPECT_THAT(damaged(q, 28, "\x63"), HasSubstr("'q' has the unknown type 99"));
   EXPECT_THAT(damaged(q, 32, "\x01"), HasSubstr("'q' begins at byte"));
