@@ -344,13 +344,13 @@ class SchemaCompiler {
     rules_.resize(rules_.size() + 2 * static_cast<size_t>(n));
     int32_t i = 0;
     for (const auto& [name, value] : properties.items()) {
-      const Expression member =
-          sequence({literal(Json(name).dump()), space(), literal(":"), space(), schema(value, place + "/properties/" + name)});
+      const Expression member = sequence({literal(Json(name).dump()), space(), literal(":"), space(),
+                                          schema(value, fmt::format("{}/properties/{}", place, name))});
       for (const bool begun : {false, true}) {
         Expression with = begun ? sequence({space(), literal(","), space(), member, rest(i + 1, true)})
                                 : sequence({member, rest(i + 1, true)});
         if (!required.contains(name)) with = choice({std::move(with), rest(i + 1, begun)});
-        rules_[static_cast<size_t>(base + 2 * i + (begun ? 1 : 0))] = std::move(with);
+        rules_[static_cast<size_t>(base) + 2 * static_cast<size_t>(i) + (begun ? 1 : 0)] = std::move(with);
       }
       ++i;
     }

@@ -104,7 +104,8 @@ const std::vector<uint64_t>& TokenGrammar::mask(Matcher::State state) {
     }
     at.resize(depth);
     at.push_back(next);
-    for (int32_t t = 0; t < node.token_count; ++t) set_bit(mask, tree_->tokens()[static_cast<size_t>(node.first_token + t)]);
+    for (int32_t t = 0; t < node.token_count; ++t)
+      set_bit(mask, tree_->tokens()[static_cast<size_t>(node.first_token) + static_cast<size_t>(t)]);
     ++i;
   }
   if (tree_->end_token() >= 0 && matcher_.accepts(state)) set_bit(mask, tree_->end_token());
