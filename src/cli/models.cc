@@ -22,26 +22,11 @@ std::string in_gib(int64_t bytes) {
                                      : fmt::format("{:.1f} MiB", static_cast<double>(bytes) / 0x1p20);
 }
 
-Json json_of(const ModelFacts& f, const std::filesystem::path& link) {
+// With where the link leads.
+Json described(const ModelFacts& f, const std::filesystem::path& link) {
   std::error_code error;
-  const auto target = std::filesystem::weakly_canonical(link, error);
-  Json j = {{"name", f.name}, {"path", target.string()}, {"error", nullptr}};
-  if (!f.error.empty()) {
-    j["error"] = f.error;
-    return j;
-  }
-  j["size_bytes"] = f.size_bytes;
-  j["parameters"] = {{"total", f.total_parameters}, {"active", f.active_parameters}};
-  j["precision"] = f.precision;
-  j["context"] = f.context;
-  j["run"] = f.run.empty() ? Json(nullptr) : Json(f.run);
-  j["tokens_seen"] = f.tokens_seen < 0 ? Json(nullptr) : Json(f.tokens_seen);
-  j["heldout_loss"] = f.heldout_loss ? Json(*f.heldout_loss) : Json(nullptr);
-  j["memory_bytes"] = f.memory_bytes;
-  j["chat_template"] = f.chat_template;
-  j["expert_balance"] = Json::array();
-  for (const auto& b : f.expert_balance)
-    j["expert_balance"].push_back({{"layer", b.layer}, {"max_over_mean", b.max_over_mean}});
+  Json j = {{"name", f.name}, {"path", std::filesystem::weakly_canonical(link, error).string()}};
+  j.update(json_of(f));
   return j;
 }
 
@@ -66,7 +51,7 @@ void run_list(const ModelsCommand& c) {
       text += fmt::format("{:<24} {:>10}  {:.1f}M parameters, {:.1f}M active, {}, context {}{}\n", name, in_gib(f.size_bytes),
                           static_cast<double>(f.total_parameters) / 1e6, static_cast<double>(f.active_parameters) / 1e6,
                           f.precision, f.context, f.chat_template ? ", chats" : "");
-    models.push_back(json_of(f, store.folder() / name));
+    models.push_back(described(f, store.folder() / name));
   }
   if (c.json) return print_json({{"models", std::move(models)}});
   print_text(text);
@@ -75,7 +60,7 @@ void run_list(const ModelsCommand& c) {
 
 void run_show(const ModelsCommand& c) {
   const ModelStore store(ModelStore::default_folder());
-  const Json j = json_of(model_facts(c.name, store.path_of(c.name)), store.folder() / c.name);
+  const Json j = described(model_facts(c.name, store.path_of(c.name)), store.folder() / c.name);
   if (c.json) return print_json(j);
   std::string text;
   for (const auto& [key, value] : j.items()) {

@@ -330,22 +330,6 @@ class Api::Impl {
   }
 
   // ---- the page's own
-  static Json facts_json(const ModelFacts& f) {
-    const auto text = [](const std::string& s) { return s.empty() ? Json(nullptr) : Json(s); };
-    Json j = {{"name", f.name}, {"error", text(f.error)}, {"size_bytes", f.size_bytes}, {"parameters", nullptr}};
-    if (f.total_parameters > 0) j["parameters"] = {{"total", f.total_parameters}, {"active", f.active_parameters}};
-    j["precision"] = text(f.precision);
-    j["context"] = f.context;
-    j["run"] = text(f.run);
-    j["tokens_seen"] = f.tokens_seen < 0 ? Json(nullptr) : Json(f.tokens_seen);
-    j["heldout_loss"] = f.heldout_loss ? Json(*f.heldout_loss) : Json(nullptr);
-    j["memory_bytes"] = f.memory_bytes;
-    j["chat_template"] = f.chat_template;
-    j["expert_balance"] = Json::array();
-    for (const auto& b : f.expert_balance)
-      j["expert_balance"].push_back({{"layer", b.layer}, {"max_over_mean", b.max_over_mean}});
-    return j;
-  }
   // Where a model's files are: of the command line's models as it named them, else in the models folder.
   std::filesystem::path path_of(const std::string& name) const { return store_.folder() / name; }
 
@@ -359,7 +343,7 @@ class Api::Impl {
     for (const std::string& name : names) {
       const auto it = loaded.find(name);
       const auto path = it != loaded.end() ? it->second->path : path_of(name);
-      Json j = facts_json(store_.facts(name, path, host_.settings().precision));
+      Json j = json_of(store_.facts(name, path, host_.settings().precision));
       j["loaded"] = it != loaded.end();
       j["loading"] = host_.loading(name);
       if (it != loaded.end()) {

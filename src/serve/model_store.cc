@@ -146,6 +146,24 @@ ModelFacts model_facts(const std::string& name, const fs::path& path, const std:
   return facts;
 }
 
+nlohmann::ordered_json json_of(const ModelFacts& f) {
+  using Json = nlohmann::ordered_json;
+  const auto text = [](const std::string& s) { return s.empty() ? Json(nullptr) : Json(s); };
+  Json j = {{"name", f.name}, {"error", text(f.error)}, {"size_bytes", f.size_bytes}, {"parameters", nullptr}};
+  if (f.total_parameters > 0) j["parameters"] = {{"total", f.total_parameters}, {"active", f.active_parameters}};
+  j["precision"] = text(f.precision);
+  j["context"] = f.context;
+  j["run"] = text(f.run);
+  j["tokens_seen"] = f.tokens_seen < 0 ? Json(nullptr) : Json(f.tokens_seen);
+  j["heldout_loss"] = f.heldout_loss ? Json(*f.heldout_loss) : Json(nullptr);
+  j["memory_bytes"] = f.memory_bytes;
+  j["chat_template"] = f.chat_template;
+  j["expert_balance"] = Json::array();
+  for (const auto& b : f.expert_balance)
+    j["expert_balance"].push_back({{"layer", b.layer}, {"max_over_mean", b.max_over_mean}});
+  return j;
+}
+
 fs::path ModelStore::default_folder() {
   if (const char* folder = std::getenv("RORQUAL_MODELS"); folder && *folder) return folder;
   const char* home = std::getenv("HOME");

@@ -5,6 +5,7 @@
 #include <filesystem>
 #include <map>
 #include <mutex>
+#include <nlohmann/json.hpp>
 #include <optional>
 #include <string>
 #include <vector>
@@ -34,6 +35,9 @@ struct ModelFacts {
 
 // Reads a model or run directory's description; weights are not read. Never throws an Error: `error` says what is wrong.
 ModelFacts model_facts(const std::string& name, const std::filesystem::path& path, const std::string& precision = {});
+
+// What `rorqual models` and the page show; null where nothing is known. Holds no path.
+nlohmann::ordered_json json_of(const ModelFacts& facts);
 
 class ModelStore {
  public:
