@@ -13,7 +13,7 @@ constexpr int64_t kSegmentAlignment = 1;
 // A dry run has no choices: every token goes to the next experts in turn.
 DispatchPlan balanced_plan(int64_t tokens, int64_t top_k, const Placement& placement) {
   std::vector<int32_t> expert;
-  const auto experts = static_cast<int64_t>(placement.slot_of_expert.size());
+  const int64_t experts = placement.experts();
   for (int64_t i = 0; i < tokens * top_k; ++i) expert.push_back(static_cast<int32_t>(i % experts));
   return plan_dispatch(expert, tokens, top_k, placement, kSegmentAlignment);
 }
