@@ -179,6 +179,20 @@ TEST_F(GgufExport, TokenizerIsInside) {
   EXPECT_TRUE(std::get<bool>(file.header().find("tokenizer.ggml.add_bos_token")->value));
 }
 
+TEST_F(GgufExport, NamedChatTemplatesAreInsideAndOddOnesRefused) {
+  const auto with = [&](const json& templates) {
+    json config = json::parse(read_file(run_ / "tokenizer/tokenizer_config.json"));
+    config["chat_template"] = templates;
+    overwrite(run_ / "tokenizer/tokenizer_config.json", config.dump());
+    return exported(kGgmlBf16);
+  };
+  EXPECT_THAT(error_of([&] { with(3); }), HasSubstr("tokenizer_config.json, chat_template: a string or a list"));
+  const GgufFile file =
+      with({{{"name", "default"}, {"template", "{{ messages }}"}}, {{"name", "tool_use"}, {"template", "{{ tools }}"}}});
+  EXPECT_EQ(std::get<std::string>(file.header().find("tokenizer.chat_template")->value), "{{ messages }}");
+  EXPECT_EQ(std::get<std::string>(file.header().find("tokenizer.chat_template.tool_use")->value), "{{ tools }}");
+}
+
 TEST_F(GgufExport, Q8LeavesVectorsRouterAndOddRows) {
   ModelConfig c = small_config();
   c.hidden_size = 32;

@@ -4,6 +4,7 @@
 
 #include "base/error.h"
 #include "base/file.h"
+#include "data/chat_templates.h"
 
 namespace rorqual {
 namespace {
@@ -14,24 +15,13 @@ using Json = nlohmann::json;
 // llama.cpp's kinds of tokens.
 enum TokenKind : int32_t { kNormal = 1, kControl = 3, kUserDefined = 4, kUnused = 5 };
 
-void add_chat_templates(const Json& config, const fs::path& directory, GgufMetadata& metadata) {
+void add_chat_templates(const Tokenizer& tokenizer, const fs::path& directory, GgufMetadata& metadata) {
+  const auto config = nlohmann::ordered_json::parse(tokenizer.config_json(), nullptr, false);
+  const fs::path file = directory / kChatTemplateName;
+  const std::string jinja = fs::exists(file) ? read_file(file) : std::string();
   const std::string key = "tokenizer.chat_template";
-  const auto add = [&](const std::string& name, const std::string& text) {
-    for (const auto& [k, v] : metadata)
-      if (k == name) return;
-    metadata.emplace_back(name, GgufValue::of_string(text));
-  };
-  std::error_code error;
-  if (const fs::path file = directory / "chat_template.jinja"; fs::exists(file, error)) add(key, read_file(file));
-  const auto it = config.find("chat_template");
-  if (it == config.end()) return;
-  if (it->is_string()) add(key, it->get<std::string>());
-  if (!it->is_array()) return;
-  for (const Json& t : *it) {  // the form with names
-    if (!t.is_object() || !t.value("name", Json()).is_string() || !t.value("template", Json()).is_string()) continue;
-    const auto name = t["name"].get<std::string>();
-    add(name == "default" ? key : key + "." + name, t["template"].get<std::string>());
-  }
+  for (const ChatTemplateText& t : chat_templates(jinja, config, directory.string()))
+    metadata.emplace_back(t.name == "default" ? key : key + "." + t.name, GgufValue::of_string(t.text));
 }
 
 }  // namespace
@@ -64,7 +54,7 @@ void add_tokenizer(const Tokenizer& tokenizer, const fs::path& directory, int64_
   const bool wanted = !config.is_object() || config.value("add_bos_token", Json(true)) != Json(false);
   add("tokenizer.ggml.add_bos_token", GgufValue::of_bool(wanted && tokenizer.bos_id().has_value()));
   add("tokenizer.ggml.add_eos_token", GgufValue::of_bool(false));
-  if (config.is_object()) add_chat_templates(config, directory, metadata);
+  add_chat_templates(tokenizer, directory, metadata);
 }
 
 }  // namespace rorqual

@@ -2,6 +2,7 @@
 
 #include "base/error.h"
 #include "base/file.h"
+#include "data/chat_templates.h"
 
 namespace rorqual {
 namespace {
@@ -9,8 +10,6 @@ namespace {
 namespace fs = std::filesystem;
 using Json = nlohmann::ordered_json;
 
-constexpr const char* kConfigName = "tokenizer_config.json";
-constexpr const char* kJinjaName = "chat_template.jinja";
 constexpr int kMaxDepth = 100;
 
 Json parse_json(std::string_view text, const std::string& name) {
@@ -53,43 +52,28 @@ bool has_tools(const Json& request) {
 }  // namespace
 
 ChatTemplate ChatTemplate::parse(std::string_view jinja, std::string_view config_text, const std::string& name) {
-  const std::string config_file = name + "/" + kConfigName;
+  const std::string config_file = name + "/" + kTokenizerConfigName;
   const Json config = config_text.empty() ? Json::object() : parse_json(config_text, config_file);
-  if (!config.is_object()) fail("{}: an object is needed", config_file);
+  const std::vector<ChatTemplateText> texts = chat_templates(jinja, config, name);
+  if (texts.empty())
+    fail("{} has no chat template: neither {} nor a chat_template in {}; a base model has none", name, kChatTemplateName,
+         kTokenizerConfigName);
   ChatTemplate made;
   made.name_ = name;
   made.tokens_ = special_tokens(config, config_file);
-  const std::string where = config_file + ", chat_template";
-  const Json* const held = config.contains("chat_template") ? &config["chat_template"] : nullptr;
-  if (!jinja.empty()) {
-    made.templates_.emplace_back("default", JinjaTemplate::parse(jinja, name + "/" + kJinjaName));
-  } else if (held == nullptr || held->is_null()) {
-    fail("{} has no chat template: neither {} nor a chat_template in {}; a base model has none", name, kJinjaName, kConfigName);
-  } else if (held->is_string()) {
-    made.templates_.emplace_back("default", JinjaTemplate::parse(held->get_ref<const std::string&>(), where));
-  } else {
-    if (!held->is_array() || held->empty()) fail("{}: a string or a list of {{\"name\", \"template\"}} is needed", where);
-    for (const Json& entry : *held) {
-      const bool right = entry.is_object() && entry.contains("name") && entry["name"].is_string() &&
-                         entry.contains("template") && entry["template"].is_string();
-      if (!right) fail("{}: each entry of the list needs the strings \"name\" and \"template\"", where);
-      const auto own = entry["name"].get<std::string>();
-      made.templates_.emplace_back(own,
-                                   JinjaTemplate::parse(entry["template"].get_ref<const std::string&>(), where + " " + own));
-    }
-  }
+  for (const ChatTemplateText& t : texts) made.templates_.emplace_back(t.name, JinjaTemplate::parse(t.text, t.where));
   return made;
 }
 
 ChatTemplate ChatTemplate::load(const fs::path& directory) {
   if (!fs::is_directory(directory))
-    fail("{} is no folder; a model's folder with {} is needed", directory.string(), kConfigName);
+    fail("{} is no folder; a model's folder with {} is needed", directory.string(), kTokenizerConfigName);
   const auto text_of = [](const fs::path& file) { return fs::exists(file) ? read_file(file) : std::string(); };
   for (const fs::path& folder : {directory, directory / "tokenizer"}) {
-    if (!fs::exists(folder / kConfigName) && !fs::exists(folder / kJinjaName)) continue;
-    return parse(text_of(folder / kJinjaName), text_of(folder / kConfigName), folder.string());
+    if (!fs::exists(folder / kTokenizerConfigName) && !fs::exists(folder / kChatTemplateName)) continue;
+    return parse(text_of(folder / kChatTemplateName), text_of(folder / kTokenizerConfigName), folder.string());
   }
-  fail("{} holds neither {} nor {}", directory.string(), kConfigName, kJinjaName);
+  fail("{} holds neither {} nor {}", directory.string(), kTokenizerConfigName, kChatTemplateName);
 }
 
 const JinjaTemplate& ChatTemplate::choose(const Json& request) const {
