@@ -1,5 +1,7 @@
 #include "checkpoint/model_source.h"
 
+#include <toml++/toml.h>
+
 #include <algorithm>
 
 #include "base/error.h"
@@ -78,7 +80,7 @@ ModelSource from_checkpoint(Checkpoint checkpoint, const std::string& what) {
   source.step = checkpoint.step;
   source.tokens_seen = checkpoint.tokens;
   source.recipe = checkpoint.recipe;
-  source.precision = checkpoint.precision;
+  source.formats = formats_of(checkpoint);
   if (const auto loss = checkpoint.trainer.find("heldout_loss"); loss != checkpoint.trainer.end() && loss->is_number())
     source.heldout_loss = loss->get<double>();
   source.model_tensors = tensors_of(checkpoint.model());
@@ -119,6 +121,26 @@ std::vector<SourceTensor> match(const ModelSource& source, const TensorList& lis
 }
 
 }  // namespace
+
+PrecisionRecipe formats_of(const Checkpoint& checkpoint) {
+  toml::table recipe;
+  try {
+    recipe = toml::parse(checkpoint.recipe);
+  } catch (const toml::parse_error& e) {
+    fail("{}: its recipe is not valid TOML: {}", checkpoint.path.string(), e.description());
+  }
+  PrecisionRecipe formats;
+  const auto read = [&]<class T>(const char* key, T& value, const char*) {
+    const auto node = recipe.at_path(key);
+    if (!node) return;
+    const std::optional<T> found = node.value_exact<T>();
+    if (!found) fail("{}: its recipe's key '{}' has the wrong type", checkpoint.path.string(), key);
+    value = *found;
+  };
+  visit_precision_keys(formats, read);
+  visit_fp8_keys(formats, read);
+  return formats;
+}
 
 const SourceTensors& ModelSource::tensors(bool ema) const {
   if (!ema) return model_tensors;

@@ -13,6 +13,7 @@
 #include "checkpoint/checkpoint.h"
 #include "checkpoint/source_tensor.h"
 #include "model/config.h"
+#include "model/precision.h"
 #include "model/weights.h"
 
 namespace rorqual {
@@ -20,11 +21,11 @@ namespace rorqual {
 struct ModelSource {
   ModelConfig config;  // MTP depth as far as the files hold its layers
   std::filesystem::path tokenizer_directory;
-  std::string description;               // for people: what was opened
-  int64_t step = -1, tokens_seen = -1;   // −1: unknown
-  std::optional<double> heldout_loss;    // nats per token, as last measured; of the weights, not of their average
-  std::optional<std::string> recipe;     // TOML of a run
-  std::optional<std::string> precision;  // of a run
+  std::string description;                          // for people: what was opened
+  int64_t step = -1, tokens_seen = -1;              // −1: unknown
+  std::optional<double> heldout_loss;               // nats per token, as last measured; of the weights, not of their average
+  std::optional<std::string> recipe;                // TOML of a run
+  PrecisionRecipe formats = {.precision = "bf16"};  // a run's own
   bool has_ema = false;
 
   // Every tensor there is, or of the averaged weights. Error: ema without averaged weights.
@@ -41,6 +42,10 @@ struct ModelSource {
   std::optional<Checkpoint> checkpoint;
   SourceTensors model_tensors, ema_tensors;
 };
+
+// The number formats of the run that wrote a checkpoint. Error (runtime): its recipe is not TOML or has a key of the wrong
+// type.
+PrecisionRecipe formats_of(const Checkpoint& checkpoint);
 
 // Error (runtime): neither kind of directory; a damaged checkpoint; a config that cannot be read; shards and index that do not
 // match; tensors that are missing, surplus or of another shape than the config asks for.

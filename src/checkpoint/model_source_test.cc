@@ -300,6 +300,28 @@ TEST_F(HuggingFace, OtherTroubleIsSaid) {
   EXPECT_THAT(error_of([&] { open_model(folder_ / "young"); }), HasSubstr("no weights"));
 }
 
+TEST(ModelSource, NumberFormatsAreTheRecipesOfTheRun) {
+  const SmallModel model(1);
+  const auto formats = [&](const char* recipe) {
+    const TemporaryFolder folder;
+    CheckpointContents contents = model.contents(100);
+    contents.recipe = recipe;
+    CheckpointWriter writer(folder.path(), 2);
+    writer.save(contents);
+    writer.wait();
+    save_small_tokenizer(folder / "tokenizer");
+    return open_model(folder.path()).formats;
+  };
+  EXPECT_EQ(formats("seed = 3\n"), PrecisionRecipe());
+  const PrecisionRecipe expected = {
+      .precision = "fp8", .scales = "report", .residual = "fp32", .weight_granularity = "tensor", .delayed_steps = 8};
+  EXPECT_EQ(formats("scales = \"report\"\nresidual = \"fp32\"\n"
+                    "[fp8]\nweight_granularity = \"tensor\"\ndelayed_steps = 8\n"),
+            expected);
+  EXPECT_THAT(error_of([&] { formats("scales = 3\n"); }), HasSubstr("'scales' has the wrong type"));
+  EXPECT_THAT(error_of([&] { formats("scales = \n"); }), HasSubstr("not valid TOML"));
+}
+
 TEST(ModelSource, DamagedRunIsRefused) {
   const TemporaryFolder folder;
   const SmallModel model(1);

@@ -70,7 +70,7 @@ Inspection inspect_model(const fs::path& path) {
   Inspection found;
   const char* kind = !source.checkpoint ? "model" : fs::exists(path / "state.json") ? "checkpoint" : "run";
   found.facts = {{"kind", kind}, {"path", path.string()}, {"description", source.description}};
-  if (source.precision) found.facts["precision"] = *source.precision;
+  if (source.checkpoint) found.facts["precision"] = source.formats.precision;
   found.facts["parameters"] = parameters_of(source.config);
   found.facts["tokens"] = source.tokens_seen < 0 ? Json(nullptr) : Json(source.tokens_seen);
   found.facts["heldout_loss"] = source.heldout_loss ? Json(*source.heldout_loss) : Json(nullptr);

@@ -241,6 +241,24 @@ TEST(Fp8Model, ANanIsNamedByLayerAndTensor) {
   EXPECT_EQ(quantised_tensor_name(place->tensor), "attention.input");
 }
 
+TEST(PrecisionRecipe, InferenceScalesEveryRowByItself) {
+  const PrecisionRecipe run = {.precision = "fp8",
+                               .scales = "fp32",
+                               .residual = "fp32",
+                               .activation_granularity = "tensor",
+                               .weight_granularity = "tensor",
+                               .delayed_steps = 4};
+  const PrecisionRecipe formats = inference_formats(run, "");
+  EXPECT_EQ(formats.activation_granularity, "group");
+  EXPECT_EQ(formats.delayed_steps, 0);
+  PrecisionRecipe rest = formats;
+  rest.activation_granularity = run.activation_granularity;
+  rest.delayed_steps = run.delayed_steps;
+  EXPECT_EQ(rest, run);
+  EXPECT_EQ(inference_formats(run, "bf16").precision, "bf16");
+  EXPECT_EQ(inference_formats(run, "bf16").residual, "fp32");
+}
+
 TEST(PrecisionRecipe, UnknownWordsAreRefused) {
   for (std::string PrecisionRecipe::*key :
        {&PrecisionRecipe::precision, &PrecisionRecipe::scales, &PrecisionRecipe::moments, &PrecisionRecipe::residual,

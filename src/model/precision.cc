@@ -85,6 +85,13 @@ Precision make_precision(const PrecisionRecipe& r) {
   return p;
 }
 
+PrecisionRecipe inference_formats(PrecisionRecipe recipe, const std::string& chosen) {
+  if (!chosen.empty()) recipe.precision = chosen;
+  recipe.activation_granularity = PrecisionRecipe().activation_granularity;
+  recipe.delayed_steps = 0;
+  return recipe;
+}
+
 Precision precision_from_name(std::string_view name) {
   PrecisionRecipe recipe;
   recipe.precision = name;

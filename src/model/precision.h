@@ -69,5 +69,8 @@ struct Precision {
 Precision make_precision(const PrecisionRecipe& recipe);
 // One of the precisions with every other key at its default.
 Precision precision_from_name(std::string_view name);
+// What a model trained with `recipe` computes with when it only runs; `chosen` in place of its precision unless empty. Every
+// row gets scales of its own, whatever the recipe says of activations, since no answer may depend on the rest of its batch.
+PrecisionRecipe inference_formats(PrecisionRecipe recipe, const std::string& chosen);
 
 }  // namespace rorqual

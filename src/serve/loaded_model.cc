@@ -12,9 +12,9 @@ LoadedModel::LoadedModel(const std::filesystem::path& path, const std::string& p
   if (tokenizer_.vocab_size() > source_.config.vocab_size)
     fail("{}: the tokenizer has {} entries, the model's vocabulary {}: they do not belong together", path.string(),
          tokenizer_.vocab_size(), source_.config.vocab_size);
-  const std::string chosen = !precision.empty() ? precision : source_.precision.value_or("bf16");
   if (!drafts) source_.config.num_nextn_predict_layers = 0;
-  weights_ = std::make_unique<Weights>(source_.config, precision_from_name(chosen), false, arena_);
+  const Precision formats = make_precision(inference_formats(source_.formats, precision));
+  weights_ = std::make_unique<Weights>(source_.config, formats, false, arena_);
   model_ = std::make_unique<Model>(source_.config, *weights_, 1, arena_);
   source_.load_weights(*weights_, stream_, ema);
   weights_->pack(stream_);

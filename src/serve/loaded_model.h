@@ -11,7 +11,8 @@ namespace rorqual {
 
 class LoadedModel {
  public:
-  // precision: of the computation; empty: the run's own, bf16 for other models. ema: the averaged weights.
+  // precision: of the computation; empty: the run's own, bf16 for other models; what else the run's recipe says of number
+  // formats holds either way. ema: the averaged weights.
   // drafts: with its MTP modules.
   LoadedModel(const std::filesystem::path& path, const std::string& precision, bool ema, bool drafts = false);
 

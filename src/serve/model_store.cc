@@ -87,14 +87,14 @@ bool has_chat_template(const fs::path& folder) {
   }
 }
 
-void fill_shape(ModelConfig config, const std::string& precision, ModelFacts& facts) {
+void fill_shape(ModelConfig config, const PrecisionRecipe& formats, ModelFacts& facts) {
   const ParameterCount p = TensorList(config).parameters();
   facts.total_parameters = p.total;
   facts.active_parameters = p.active;
   facts.context = config.max_position_embeddings;
-  facts.precision = precision;
+  facts.precision = formats.precision;
   config.num_nextn_predict_layers = 0;
-  facts.memory_bytes = memory_of(config, precision_from_name(precision));
+  facts.memory_bytes = memory_of(config, make_precision(formats));
 }
 
 void read_run(const fs::path& run, const Checkpoint& c, const std::string& precision, ModelFacts& facts) {
@@ -103,7 +103,7 @@ void read_run(const fs::path& run, const Checkpoint& c, const std::string& preci
   facts.size_bytes += bytes_below(c.tokenizer);
   facts.run = fs::weakly_canonical(run).filename().string();
   facts.tokens_seen = c.tokens;
-  fill_shape(c.config, precision.empty() ? c.precision : precision, facts);
+  fill_shape(c.config, inference_formats(formats_of(c), precision), facts);
   read_metrics(run / "metrics.jsonl", c.config, facts);
   facts.chat_template = has_chat_template(c.tokenizer);
 }
@@ -137,7 +137,7 @@ ModelFacts model_facts(const std::string& name, const fs::path& path, const std:
     facts.size_bytes = bytes_below(fs::canonical(path));
     facts.tokens_seen = source.tokens_seen;
     facts.heldout_loss = source.heldout_loss;
-    fill_shape(source.config, !precision.empty() ? precision : source.precision.value_or("bf16"), facts);
+    fill_shape(source.config, inference_formats(source.formats, precision), facts);
     facts.chat_template = has_chat_template(source.tokenizer_directory);
   } catch (const std::exception& e) {
     info("model {}: {}", name, e.what());
