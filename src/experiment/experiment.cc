@@ -13,6 +13,8 @@ constexpr Experiment kExperiments[] = {
     {"outliers", "How far does one large value spoil the values that share its scale?", false, run_outliers_experiment},
     {"fp8-loss", "How far is the loss of FP8 training from BF16's, and how far do two BF16 runs drift apart?", true,
      run_fp8_loss_experiment},
+    {"fp8-parts", "Which part of FP8 does the gap in loss come from: the scales' rounding, or the caches?", true,
+     run_fp8_parts_experiment},
     {"gradient-format", "What do E5M2 gradients, or gradients in blocks of 128×128, cost?", true,
      run_gradient_format_experiment},
     {"moments", "What do optimizer moments in BF16 cost against FP32?", true, run_moments_experiment},

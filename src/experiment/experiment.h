@@ -41,6 +41,7 @@ nlohmann::ordered_json run_experiment(const Experiment& experiment, const Experi
 ExperimentResult run_accumulator_experiment(const ExperimentRequest& request, const Stream& stream);
 ExperimentResult run_outliers_experiment(const ExperimentRequest& request, const Stream& stream);
 ExperimentResult run_fp8_loss_experiment(const ExperimentRequest& request, const Stream& stream);
+ExperimentResult run_fp8_parts_experiment(const ExperimentRequest& request, const Stream& stream);
 ExperimentResult run_gradient_format_experiment(const ExperimentRequest& request, const Stream& stream);
 ExperimentResult run_moments_experiment(const ExperimentRequest& request, const Stream& stream);
 
