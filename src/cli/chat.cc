@@ -2,7 +2,6 @@
 
 #include <condition_variable>
 #include <deque>
-#include <iostream>
 #include <mutex>
 
 #include "base/clock.h"
@@ -11,6 +10,7 @@
 #include "base/interrupt.h"
 #include "base/log.h"
 #include "cli/command.h"
+#include "cli/line_editor.h"
 #include "serve/api_answer.h"
 #include "serve/model_host.h"
 
@@ -175,14 +175,14 @@ class Chat {
 };
 
 // A line, or several joined where they end in a backslash; none at the end of the input.
-std::optional<std::string> read_line(bool terminal) {
-  std::string all, line;
+std::optional<std::string> read_message(LineEditor& editor) {
+  std::string all;
   for (bool more = false;; more = true) {
-    if (terminal) std::cerr << (more ? "… " : "> ") << std::flush;
-    if (!std::getline(std::cin, line)) return more ? std::optional(all) : std::nullopt;
-    if (!line.ends_with('\\')) return all + line;
-    line.back() = '\n';
-    all += line;
+    std::optional<std::string> line = editor.read(more ? "… " : "> ");
+    if (!line) return more ? std::optional(all) : std::nullopt;
+    if (!line->ends_with('\\')) return all + *line;
+    line->back() = '\n';
+    all += *line;
   }
 }
 
@@ -194,11 +194,11 @@ void run_chat(const ChatCommand& c) {
   command.host.engine.max_running = 1;
   ServedModel model(named.name, named.path, command.host);
   Chat chat(command, model);
-  const bool terminal = ::isatty(STDIN_FILENO) != 0;
-  if (terminal)
+  LineEditor editor;
+  if (editor.terminal())
     info("{}: {}. /help lists the commands.", named.name,
          chat.chats() ? "write a message" : "it has no chat template and goes on with what you write");
-  while (const auto line = read_line(terminal))
+  while (const auto line = read_message(editor))
     if (!chat.take(*line)) break;
 }
 

@@ -335,5 +335,18 @@ TEST(Chat, TalksAndSaves) {
   EXPECT_EQ(plain.out, generated.out) << "a model without a template goes on with the text";
 }
 
+// A terminal of its own (util-linux's script): the arrow keys move in the line and fetch the last one.
+TEST(Chat, EditsLinesAtATerminal) {
+  const ServedRuns models;
+  const std::string saved = models.bench().at("saved.json"), keys = models.bench().at("keys");
+  models.bench().write("keys", "Heo\x1b[Dll\n\x1b[A!\n/save " + saved + "\n/quit\n");
+  const std::string chat = "'" RORQUAL_PROGRAM "' chat " + models.talker() + " --temperature 0 --max-tokens 2";
+  ASSERT_EQ(std::system(("script -qec \"" + chat + "\" /dev/null < " + keys + " > /dev/null").c_str()), 0);
+  const Json messages = Json::parse(read_file(saved))["messages"];
+  ASSERT_EQ(messages.size(), 4U);
+  EXPECT_EQ(messages[0]["content"], "Hello");
+  EXPECT_EQ(messages[2]["content"], "Hello!");
+}
+
 }  // namespace
 }  // namespace rorqual
