@@ -7,5 +7,6 @@
 namespace rorqual {
 
 void add_plan_pipeline(CLI::App& plan);
+void add_plan_experts(CLI::App& plan);
 
 }  // namespace rorqual

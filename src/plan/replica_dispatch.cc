@@ -2,6 +2,7 @@
 
 #include <algorithm>
 #include <numeric>
+#include <utility>
 
 #include "base/error.h"
 #include "plan/replica_search.h"
@@ -221,7 +222,12 @@ std::vector<int32_t> assign_slots(const ReplicaMap& map, const ReplicaSplit& spl
   std::vector<int32_t> option = options_in_order(map, split, choices, before);
   const std::vector<int32_t> own(choices.expert.size() / at(choices.top_k),
                                  static_cast<int32_t>(choices.gpu / map.gpus_per_node));
-  search_options(map, choices.expert, choices.top_k, own, std::vector<int64_t>(at(map.gpus)), search, option);
+  std::vector<int64_t> room;  // this GPU's part of what every GPU has left
+  for (const int64_t load : split.gpu_load) {
+    const int64_t left = split.largest_load - load;
+    room.push_back(left * (choices.gpu + 1) / map.gpus - left * choices.gpu / map.gpus);
+  }
+  search_options(map, choices.expert, choices.top_k, own, std::move(room), search, option);
   return slots_of(map, option);
 }
 

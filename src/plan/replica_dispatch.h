@@ -58,8 +58,8 @@ struct ReplicaSearch {
   int64_t combinations = 16;  // of one token's copies that are tried
 };
 
-// The slots of one GPU's choices, [tokens, top_k], -1 for none. before: [cells], the counts of all GPUs below it. Loads stay
-// exactly those of the split.
+// The slots of one GPU's choices, [tokens, top_k], -1 for none. before: [cells], the counts of all GPUs below it. The
+// search uses this GPU's equal part of the room that the split leaves, so that no GPU gets more than largest_load.
 std::vector<int32_t> assign_slots(const ReplicaMap& map, const ReplicaSplit& split, const TokenChoices& choices,
                                   std::span<const int64_t> before, const ReplicaSearch& search = {});
 

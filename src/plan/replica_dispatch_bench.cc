@@ -11,6 +11,7 @@
 
 #include "base/rng.h"
 #include "plan/expert_placement.h"
+#include "plan/replica_bound.h"
 #include "plan/replica_dispatch.h"
 
 namespace rorqual {
@@ -92,11 +93,12 @@ void report(benchmark::State& state, const Workload& w, const ReplicaDispatch& d
       ++first[static_cast<size_t>(w.map.gpu[static_cast<size_t>(w.map.option_begin[static_cast<size_t>(e)])])];
   }
   state.counters["largest_load"] = static_cast<double>(d.split.largest_load);
-  state.counters["over_lower_bound"] =
-      static_cast<double>(d.split.largest_load) / static_cast<double>(d.split.load_lower_bound);
+  state.counters["mean_load"] = static_cast<double>(kTokens * kTop) / static_cast<double>(w.map.gpus);
+  state.counters["load_over_bound"] = static_cast<double>(d.split.largest_load) / static_cast<double>(d.split.load_lower_bound);
   state.counters["first_copies"] = static_cast<double>(*std::max_element(first.begin(), first.end()));
   state.counters["network_rows"] = static_cast<double>(d.network_rows);
-  state.counters["network_over_lower_bound"] = static_cast<double>(d.network_rows) / static_cast<double>(d.network_lower_bound);
+  const int64_t bound = bound_network_rows(w.map, w.choices, d.split.largest_load, d.network_rows, 60);
+  state.counters["network_over_bound"] = static_cast<double>(d.network_rows) / static_cast<double>(bound);
 }
 
 void BM_ReplicaCount(benchmark::State& state) {

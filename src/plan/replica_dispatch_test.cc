@@ -8,6 +8,7 @@
 
 #include "base/rng.h"
 #include "plan/expert_placement.h"
+#include "plan/replica_bound.h"
 
 namespace rorqual {
 namespace {
@@ -128,7 +129,7 @@ struct SmallCase {
 TEST(ReplicaDispatch, AgreesWithBruteForceOnSmallCases) {
   constexpr SmallCase kCases[] = {
       {4, 8, 4, 2, 2, 2}, {6, 8, 4, 2, 3, 2}, {4, 6, 6, 2, 2, 2}, {6, 12, 4, 1, 2, 3}, {5, 8, 8, 2, 1, 2}};
-  int64_t found = 0, found_each = 0, least = 0;
+  int64_t found = 0, found_each = 0, least = 0, bounds = 0;
   for (const SmallCase& c : kCases) {
     for (uint64_t seed = 0; seed < 60; ++seed) {
       SCOPED_TRACE(testing::Message() << c.experts << " experts, " << c.slots << " slots, " << c.gpus << " GPUs, seed "
@@ -148,15 +149,21 @@ TEST(ReplicaDispatch, AgreesWithBruteForceOnSmallCases) {
         EXPECT_LE(d->network_lower_bound, best.network);
         EXPECT_GE(m.network, best.network);
       }
+      const int64_t bound = bound_network_rows(map, batch.choices, best.largest, all.network_rows, 30);
+      EXPECT_LE(bound, best.network);
+      bounds += bound;
       found += all.network_rows;
       found_each += each.network_rows;
       least += best.network;
     }
   }
+  RecordProperty("network_rows_bound", std::to_string(bounds));
   RecordProperty("network_rows_least", std::to_string(least));
   RecordProperty("network_rows_all", std::to_string(found));
   RecordProperty("network_rows_each", std::to_string(found_each));
+  EXPECT_GE(static_cast<double>(bounds), 0.9 * static_cast<double>(least));
   EXPECT_LE(static_cast<double>(found), 1.02 * static_cast<double>(least));
+  EXPECT_LE(static_cast<double>(found_each), 1.02 * static_cast<double>(least));
 }
 
 // Exact also where brute force cannot look: no set of experts has more rows than its GPUs can take at one row less each.
