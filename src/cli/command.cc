@@ -6,9 +6,9 @@
 #include <csignal>
 #include <cstdio>
 #include <cstring>
-#include <numeric>
 #include <vector>
 
+#include "base/edit_distance.h"
 #include "base/error.h"
 #include "base/log.h"
 
@@ -16,22 +16,6 @@ namespace rorqual {
 namespace {
 
 constexpr int kOutputClosed = 128 + SIGPIPE;
-
-// Levenshtein distance: how many letters to change, add or drop.
-size_t edit_distance(std::string_view a, std::string_view b) {
-  std::vector<size_t> row(b.size() + 1);
-  std::iota(row.begin(), row.end(), size_t{0});
-  for (size_t i = 0; i < a.size(); ++i) {
-    size_t diagonal = row[0];
-    row[0] = i + 1;
-    for (size_t j = 0; j < b.size(); ++j) {
-      const size_t replaced = diagonal + (a[i] != b[j]);
-      diagonal = row[j + 1];
-      row[j + 1] = std::min({replaced, diagonal + 1, row[j] + 1});
-    }
-  }
-  return row.back();
-}
 
 // "; did you mean X?" where a candidate is near, else nothing.
 std::string suggestion(std::string_view word, const std::vector<std::string>& candidates) {

@@ -10,7 +10,6 @@
 #include "checkpoint/tensor_summary.h"
 #include "cli/command.h"
 #include "data/shard.h"
-#include "data/tokenizer.h"
 #include "tensor/gguf.h"
 #include "train/recipe.h"
 
@@ -44,14 +43,7 @@ Json recipe_of(const Recipe& recipe) {
 }
 
 Inspection inspect_recipe(const fs::path& file) {
-  Recipe recipe = read_recipe(file, {});
-  if (recipe.model.vocab_size == 0) {
-    const TokenizerRecipe& t = recipe.tokenizer;
-    complete(recipe, t.path.empty() ? t.vocab_size : Tokenizer::load(t.path).vocab_size());
-  } else {
-    complete(recipe, recipe.model.vocab_size);
-  }
-  validate(recipe);
+  const Recipe recipe = read_whole_recipe(file, {});
   Inspection found;
   found.facts = {{"kind", "recipe"}, {"path", file.string()}, {"precision", recipe.formats.precision}};
   found.facts["parameters"] = parameters_of(recipe.model);

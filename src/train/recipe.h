@@ -133,16 +133,17 @@ void visit_recipe_keys(R& r, Visit&& visit) {
   visit("train.skipped_steps_allowed", t.skipped_steps_allowed, "skipped steps in a row before the run stops");
 }
 
-// Folders that hold recipes, from the program's own place: beside it, in the source tree, in the install prefix.
-std::vector<std::filesystem::path> recipe_folders();
-// The file of a recipe named on the command line: a path, or a name under one of these folders. Error (usage) lists the names
-// there are.
+// The file of a recipe named on the command line: a path, or a name in a folder recipes/ (base/config_file.h). Error (usage)
+// lists the names there are.
 std::filesystem::path find_recipe(const std::string& name_or_path);
 
 // Reads TOML, then `overrides` ("key=value"). Error (usage): unknown key with the nearest known one, wrong type, bad TOML with
 // line.
 Recipe read_recipe(const std::filesystem::path& file, const std::vector<std::string>& overrides);
 Recipe parse_recipe(std::string_view toml, const std::string& where, const std::vector<std::string>& overrides);
+// The same, complete and valid, for those who ask what a run would be: a tokenizer that is to be trained has as many entries as
+// the recipe wants.
+Recipe read_whole_recipe(const std::filesystem::path& file, const std::vector<std::string>& overrides);
 // In full, in the order of visit_recipe_keys; parse_recipe reads it back to an equal recipe.
 std::string print_recipe(const Recipe& recipe);
 // Table of keys: name, type, default, meaning.

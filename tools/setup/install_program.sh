@@ -18,8 +18,8 @@ put 755 "$program" "$prefix/bin/rorqual"
 put 644 "$work/rorqual.1" "$prefix/share/man/man1/rorqual.1"
 put 644 "$work/rorqual.bash" "$prefix/share/bash-completion/completions/rorqual"
 put 644 "$top/LICENSE" "$prefix/share/doc/rorqual/LICENSE"
-for recipe in "$top"/recipes/*.toml; do
+for recipe in "$top"/recipes/*.toml "$top"/recipes/clusters/*.toml; do
   [ -e "$recipe" ] || continue
-  put 644 "$recipe" "$prefix/share/rorqual/recipes/$(basename "$recipe")"
+  put 644 "$recipe" "$prefix/share/rorqual/${recipe#"$top"/}"
 done
 echo "installed below $prefix: bin/rorqual, share/rorqual/recipes, share/man/man1/rorqual.1" >&2
