@@ -154,6 +154,16 @@ TEST(TrainBench, StepsARecipe) {
   for (const char* phase : {"attention", "dispatch", "experts", "combine", "mlp", "head", "mtp", "optimizer"})
     EXPECT_THAT(phases, HasSubstr(phase));
   EXPECT_FALSE(result["kernels"].empty());
+  EXPECT_FALSE(result.contains("against"));
+
+  request.against = request.recipe;
+  request.against->formats.precision = "bf16";
+  const Json turns = bench_train(request, Stream(pool));
+  EXPECT_EQ(turns["precision"], "fp8");
+  EXPECT_EQ(turns["against"]["precision"], "bf16");
+  EXPECT_EQ(turns["against"]["steps"], 2);
+  EXPECT_GT(turns["ratio"].get<double>(), 0);
+  EXPECT_THAT(train_table(turns), HasSubstr("times as fast as bf16"));
 }
 
 }  // namespace

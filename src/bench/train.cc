@@ -5,7 +5,6 @@
 #include <algorithm>
 #include <map>
 
-#include "base/clock.h"
 #include "base/log.h"
 #include "base/machine.h"
 #include "base/rng.h"
@@ -20,7 +19,6 @@ namespace {
 
 using Json = nlohmann::ordered_json;
 
-constexpr int64_t kWarmUpSteps = 2;
 constexpr int64_t kMostTracedSteps = 5;
 constexpr const char* kStep = "step";
 
@@ -41,15 +39,12 @@ class Bench {
   const Precision& precision() const { return learner_.weights().precision(); }
   int64_t step_tokens() const { return recipe_.train.batch_sequences * recipe_.train.sequence_length; }
 
-  // Seconds of one step.
-  double step() {
+  void step() {
     const TraceSpan span(kStep);
-    const double begin_s = seconds_now();
     const Learner::Step step =
         learner_.accumulate(recipe_.train.batch_sequences, recipe_.train.mtp_lambda, [&](int64_t) { return micro_batch(); });
     learner_.wait_for_averages();
     learner_.update(step, recipe_.train.learning_rate, recipe_.train.bias_speed);
-    return seconds_now() - begin_s;
   }
 
  private:
@@ -130,27 +125,26 @@ nlohmann::ordered_json break_down(std::span<const TraceEvent> all) {
   return out;
 }
 
-nlohmann::ordered_json bench_train(const TrainBenchRequest& request, const Stream& stream) {
-  Bench bench(request.recipe, stream);
-  for (int64_t i = 0; i < kWarmUpSteps; ++i) bench.step();
-  std::vector<double> seconds;
-  for (int64_t i = 0; i < request.steps; ++i) seconds.push_back(bench.step());
+namespace {
+
+Json result_of(Bench& bench, const Recipe& recipe, const std::vector<double>& seconds,
+               const std::optional<std::filesystem::path>& trace, const Stream& stream) {
+  const auto steps = static_cast<int64_t>(seconds.size());
   const double peak = measure_peak_flops(bench.precision().compute, stream);
   start_trace();
   name_trace_thread("train");
-  for (int64_t i = 0; i < std::min(request.steps, kMostTracedSteps); ++i) bench.step();
+  for (int64_t i = 0; i < std::min(steps, kMostTracedSteps); ++i) bench.step();
   stop_trace();
   Json tables = break_down(trace_events());
-  if (request.trace) write_trace(*request.trace);
+  if (trace) write_trace(*trace);
   const double step_s = median(seconds);
   const auto tokens = static_cast<double>(bench.step_tokens());
-  const double gflops =
-      1e-9 * training_flops_per_token(request.recipe.model, request.recipe.train.sequence_length) * tokens / step_s;
+  const double gflops = 1e-9 * training_flops_per_token(recipe.model, recipe.train.sequence_length) * tokens / step_s;
   Json out;
   out["precision"] = bench.precision().name;
   out["threads"] = stream.threads();
   out["tokens_per_step"] = bench.step_tokens();
-  out["steps"] = request.steps;
+  out["steps"] = steps;
   out["tokens_per_s"] = tokens / step_s;
   out["step_ms"] = step_s * 1e3;
   const auto [least, most] = std::minmax_element(seconds.begin(), seconds.end());
@@ -159,6 +153,23 @@ nlohmann::ordered_json bench_train(const TrainBenchRequest& request, const Strea
   out["share_of_ceiling"] = gflops / peak;
   out["phases"] = std::move(tables["phases"]);
   out["kernels"] = std::move(tables["kernels"]);
+  return out;
+}
+
+}  // namespace
+
+nlohmann::ordered_json bench_train(const TrainBenchRequest& request, const Stream& stream) {
+  std::vector<std::unique_ptr<Bench>> benches;
+  benches.push_back(std::make_unique<Bench>(request.recipe, stream));
+  if (request.against) benches.push_back(std::make_unique<Bench>(*request.against, stream));
+  std::vector<Contestant> contestants;
+  for (const auto& bench : benches) contestants.emplace_back([&bench](int64_t) { bench->step(); });
+  // A turn is one step; two come before, uncounted.
+  const Comparison turns = compare(contestants, {.rounds = static_cast<int>(request.steps), .batch_s = 0});
+  Json out = result_of(*benches[0], request.recipe, turns.round[0], request.trace, stream);
+  if (!request.against) return out;
+  out["ratio"] = turns.ratio(1, 0);
+  out["against"] = result_of(*benches[1], *request.against, turns.round[1], {}, stream);
   return out;
 }
 
@@ -179,6 +190,10 @@ std::string train_table(const nlohmann::ordered_json& r) {
   };
   table("phases", "phase", "half");
   table("kernels", "operation", "kernel");
+  if (r.contains("against"))
+    text += "\n" + train_table(r["against"]) +
+            fmt::format("\n{} is {:.3f} times as fast as {}: median over turns\n", r["precision"].get<std::string>(),
+                        r["ratio"].get<double>(), r["against"]["precision"].get<std::string>());
   return text;
 }
 

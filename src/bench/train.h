@@ -15,8 +15,9 @@ namespace rorqual {
 
 struct TrainBenchRequest {
   Recipe recipe;                               // complete and valid
+  std::optional<Recipe> against;               // takes turns with `recipe`, step by step
   int64_t steps = 10;                          // timed, after two that are not
-  std::optional<std::filesystem::path> trace;  // of the steps that the breakdown is made of
+  std::optional<std::filesystem::path> trace;  // of the steps that the breakdown of `recipe` is made of
 };
 
 // Steps on synthetic tokens, uniform over the vocabulary, as the trainer makes them: micro-batches in lanes, gradient norm,
@@ -25,6 +26,8 @@ struct TrainBenchRequest {
 //   {"precision", "threads", "tokens_per_step", "steps", "tokens_per_s", "step_ms", "step_ms_range", "gflops",
 //    "share_of_ceiling", "phases": [{phase, half, ms, share}], "kernels": [{operation, kernel, calls, ms, share}]}
 // ms per step; "phases" ends with what lies between them, and adds up to the step.
+// With `against`: also "against" of the same form, and "ratio", the median over the turns of how many times as fast `recipe`
+// is.
 nlohmann::ordered_json bench_train(const TrainBenchRequest& request, const Stream& stream);
 
 // For people.

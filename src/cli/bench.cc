@@ -77,7 +77,7 @@ void add_gemm(CLI::App& parent) {
 }
 
 struct TrainCommand {
-  std::string recipe, trace;
+  std::string recipe, trace, against;
   std::vector<std::string> set;
   int64_t steps = 10;
   int threads = 0;
@@ -85,10 +85,19 @@ struct TrainCommand {
 };
 
 void run_train(const TrainCommand& c) {
+  const auto read = [&c](const std::vector<std::string>& set) {
+    Recipe recipe = read_recipe(find_recipe(c.recipe), set);
+    complete(recipe, recipe.tokenizer.vocab_size);
+    validate(recipe);
+    return recipe;
+  };
   TrainBenchRequest request;
-  request.recipe = read_recipe(find_recipe(c.recipe), c.set);
-  complete(request.recipe, request.recipe.tokenizer.vocab_size);
-  validate(request.recipe);
+  request.recipe = read(c.set);
+  if (!c.against.empty()) {
+    std::vector<std::string> set = c.set;
+    set.push_back("precision=" + c.against);
+    request.against = read(set);
+  }
   request.steps = c.steps;
   if (!c.trace.empty()) request.trace = c.trace;
   ThreadPool pool(c.threads > 0 ? c.threads : default_thread_count());
@@ -101,15 +110,17 @@ void run_train(const TrainCommand& c) {
 
 void add_train_bench(CLI::App& parent) {
   auto c = std::make_shared<TrainCommand>();
-  CLI::App* command =
-      add_command(parent, "train", "Speed of a recipe's full step on random tokens, and where its time goes",
-                  "rorqual bench train tiny\nrorqual bench train tiny --set precision=bf16 --trace tiny.json --json");
+  CLI::App* command = add_command(parent, "train", "Speed of a recipe's full step on random tokens, and where its time goes",
+                                  "rorqual bench train tiny\nrorqual bench train small --against bf16\n"
+                                  "rorqual bench train tiny --set precision=fp32 --trace tiny.json --json");
   command->add_option("RECIPE", c->recipe, "name of a recipe, or a TOML file")->required()->type_name("RECIPE");
   command->add_option("--steps", c->steps, "timed steps")->check(integer_in(1, 1'000'000))->capture_default_str();
   command->add_option("--threads", c->threads, "threads (default: OMP_NUM_THREADS, else all CPUs)")->check(integer_in(1, 1024));
   command->add_option("--set", c->set, "change a key of the recipe: key=value; may be repeated")
       ->type_name("KEY=VALUE")
       ->allow_extra_args(false);
+  command->add_option("--against", c->against, "the recipe in this precision too, in turns step by step: fp8, bf16 or fp32")
+      ->check(CLI::IsMember({"fp8", "bf16", "fp32"}));
   command->add_option("--trace", c->trace, "write a trace of the steps behind the tables, for Perfetto")->type_name("FILE");
   add_json_flag(*command, c->json);
   command->callback([c] { run_train(*c); });
