@@ -15,9 +15,13 @@ namespace rorqual {
 
 // The values of forward for h.n columns of a row, quantised group by group while they lie in registers; gate and up likewise to
 // the caches if they are there (h.n is a multiple of 128 then). Asks for the lines `ahead` bytes beyond what it reads.
+// Of codes: a row [2·width] of E4M3 with a scale per 128, width a multiple of 64; the same bits as from the decoded row.
 #define RORQUAL_SWIGLU_QUANTISED                                                                                             \
   void forward_quantised(const void* gate, const void* up, DType x_type, double weight, int64_t ahead, const QuantiseRow& h, \
-                         const QuantiseRow* gate_cache, const QuantiseRow* up_cache);
+                         const QuantiseRow* gate_cache, const QuantiseRow* up_cache);                                        \
+  void forward_of_codes(const uint8_t* codes, const float* scales, double weight, int64_t ahead, const QuantiseRow& h);      \
+  double backward_of_codes(const uint8_t* codes, const float* scales, double weight, const void* d_h, DType d_h_type,        \
+                           float* d_gate_up, int64_t width);
 
 namespace swiglu_reference {
 RORQUAL_SWIGLU_KERNELS

@@ -22,14 +22,25 @@ void check_per_row(const Tensor& weight, const Tensor& gate_up) {
 // What the rows of an instruction set are made of.
 struct Kernels {
   decltype(&swiglu_reference::forward) forward;
-  decltype(&swiglu_avx2::forward_quantised) forward_quantised;  // or null
   decltype(&swiglu_reference::backward) backward;
   const QuantiseKernels& quantise;
+  // Null in the reference.
+  decltype(&swiglu_avx2::forward_quantised) forward_quantised;
+  decltype(&swiglu_avx2::forward_of_codes) forward_of_codes;
+  decltype(&swiglu_avx2::backward_of_codes) backward_of_codes;
 };
-constexpr Kernels kReference = {swiglu_reference::forward, nullptr, swiglu_reference::backward, kQuantiseReference};
-constexpr Kernels kAvx2 = {swiglu_avx2::forward, swiglu_avx2::forward_quantised, swiglu_avx2::backward, kQuantiseAvx2};
-constexpr Kernels kAvx512 = {swiglu_avx512::forward, swiglu_avx512::forward_quantised, swiglu_avx512::backward,
-                             kQuantiseAvx512};
+constexpr Kernels kReference = {
+    swiglu_reference::forward, swiglu_reference::backward, kQuantiseReference, nullptr, nullptr, nullptr};
+constexpr Kernels kAvx2 = {swiglu_avx2::forward,           swiglu_avx2::backward,         kQuantiseAvx2,
+                           swiglu_avx2::forward_quantised, swiglu_avx2::forward_of_codes, swiglu_avx2::backward_of_codes};
+constexpr Kernels kAvx512 = {
+    swiglu_avx512::forward,           swiglu_avx512::backward,         kQuantiseAvx512,
+    swiglu_avx512::forward_quantised, swiglu_avx512::forward_of_codes, swiglu_avx512::backward_of_codes};
+
+// What forward_of_codes and backward_of_codes take.
+bool are_codes_in_units(const ScaledTensor& gate_up) {
+  return gate_up.dtype() == DType::kE4M3 && gate_up.cols() % 128 == 0;
+}
 
 constexpr int64_t kChunk = 1024;  // columns of h that are computed and quantised while they lie in the first-level cache
 
@@ -83,7 +94,7 @@ void check_forward(const SwiGluForwardArgs& args) {
 bool is_in_groups(const Kernels& kernels, const SwiGluForwardArgs& args) {
   if (kernels.forward_quantised == nullptr || !is_coded(args.h.dtype())) return false;
   if (args.quantiser.granularity != Granularity::kGroup) return false;
-  return !args.cache || (args.cache_quantiser.granularity == Granularity::kGroup && args.h.cols() % kScaleGroup == 0);
+  return !args.cache || args.cache_quantiser.granularity == Granularity::kGroup;
 }
 
 void forward_in_groups(const Kernels& kernels, const SwiGluForwardArgs& args, int64_t begin, int64_t end) {
@@ -94,6 +105,12 @@ void forward_in_groups(const Kernels& kernels, const SwiGluForwardArgs& args, in
   for (int64_t t = begin; t < end; ++t) {
     const double weight = weight_of(args.weight, t);
     const std::byte* values = x.codes.raw_row(t);
+    const QuantiseRow h = quantise_row_of(args.h, t, args.quantiser, of_h.counts());
+    const int64_t ahead = bytes_to_rows_ahead(x.codes, t);
+    if (are_codes_in_units(x)) {
+      kernels.forward_of_codes(reinterpret_cast<const uint8_t*>(values), x.scales.row<float>(t), weight, ahead, h);
+      continue;
+    }
     if (is_coded(x.dtype())) {
       for (int64_t c = 0; c < width; c += kChunk) {
         const int64_t n = std::min(kChunk, width - c);
@@ -104,18 +121,22 @@ void forward_in_groups(const Kernels& kernels, const SwiGluForwardArgs& args, in
       }
       continue;
     }
-    const QuantiseRow h = quantise_row_of(args.h, t, args.quantiser, of_h.counts());
     const std::byte* ups = values + bytes_of(x.dtype(), width);
-    const int64_t ahead = bytes_to_rows_ahead(x.codes, t);
-    if (args.cache) {
-      const auto cache = [&](int64_t c) {
-        return quantise_row_of(args.cache, t, args.cache_quantiser, of_cache.counts(), c, width);
-      };
-      const QuantiseRow of_gate = cache(0), of_up = cache(width);
+    const auto cache = [&](int64_t c, int64_t n) {
+      return quantise_row_of(args.cache, t, args.cache_quantiser, of_cache.counts(), c, n);
+    };
+    if (args.cache && width % kScaleGroup == 0) {
+      const QuantiseRow of_gate = cache(0, width), of_up = cache(width, width);
       kernels.forward_quantised(values, ups, x.dtype(), weight, ahead, h, &of_gate, &of_up);
-    } else {
-      kernels.forward_quantised(values, ups, x.dtype(), weight, ahead, h, nullptr, nullptr);
+      continue;
     }
+    if (args.cache) {  // a group holds ends of both
+      QuantiseRow both = cache(0, 2 * width);
+      both.x = values;
+      both.x_type = x.dtype();
+      kernels.quantise.row(both);
+    }
+    kernels.forward_quantised(values, ups, x.dtype(), weight, ahead, h, nullptr, nullptr);
   }
 }
 
@@ -169,13 +190,21 @@ struct BackwardRow {
     const int64_t width = args.d_h.cols;
     const void* row = x.codes.raw_row(t);
     DType type = x.dtype();
+    if (kernels.backward_of_codes != nullptr && are_codes_in_units(x) && d_type == DType::kF32) {
+      put_weight(t,
+                 kernels.backward_of_codes(static_cast<const uint8_t*>(row), x.scales.row<float>(t), weight_of(args.weight, t),
+                                           args.d_h.raw_row(t), args.d_h.dtype, static_cast<float*>(d_gate_up), width));
+      return;
+    }
     if (is_coded(type)) {
       auto* scratch = static_cast<float*>(thread_scratch(0, 2 * width * static_cast<int64_t>(sizeof(float))));
       row = decoded(kernels.quantise, x, t, 0, 2 * width, scratch);
       type = DType::kF32;
     }
-    const double d_weight =
-        kernels.backward(row, type, weight_of(args.weight, t), args.d_h.raw_row(t), args.d_h.dtype, d_gate_up, d_type, width);
+    put_weight(t, kernels.backward(row, type, weight_of(args.weight, t), args.d_h.raw_row(t), args.d_h.dtype, d_gate_up, d_type,
+                                   width));
+  }
+  void put_weight(int64_t t, double d_weight) const {
     if (!args.d_weight) return;
     if (args.d_weight.dtype == DType::kF64)
       args.d_weight.ptr<double>()[t] = d_weight;

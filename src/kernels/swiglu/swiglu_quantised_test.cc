@@ -13,7 +13,7 @@ using ::rorqual::testing::difference;
 using ::rorqual::testing::Matrix;
 using ::rorqual::testing::one_thread;
 
-constexpr int64_t kWidths[] = {1, 7, 16, 64, 70, 128, 129, 200, 1024, 1300};  // `up` begins inside a group for most
+constexpr int64_t kWidths[] = {1, 7, 16, 64, 70, 128, 129, 192, 200, 320, 1024, 1300};  // `up` begins inside a group for most
 
 std::string check_coded(const Matrix& values, const Coded& y, const Quantiser& quantiser, const QuantiseStatistics& found) {
   Coded expected(y.type(), y.rows(), y.cols());
