@@ -3,8 +3,8 @@
 
     bench_train.py RECIPE [--precision fp8]... [--program build/release/rorqual] [options of bench_torch.py]
 
-First every variant of bench_torch.py makes a few steps; then the fastest of them and rorqual, in each precision asked for
-(bf16 and fp8 if none is), take turns. The ratio is the median over the rounds, because the machine's speed drifts. Prints one
+First every variant of bench_torch.py makes a few steps (unless one alone is named); then the fastest of them and rorqual, in
+each precision asked for (bf16 and fp8 if none is), take turns. The ratio is the median over the rounds, because the machine's speed drifts. Prints one
 JSON object. A recipe is a name under recipes/, or a TOML file.
 """
 
@@ -50,12 +50,16 @@ def main():
     def log(text):
         print(text, file=sys.stderr, flush=True)
 
-    trainers, speed, failures = bench_torch.compare(
-        model, train, a.variant or bench_torch.all_variants(), 1, 2, a.limit_s, log)
-    if not speed:
+    names = a.variant or bench_torch.all_variants()
+    if len(names) > 1:
+        trainers, speed, failures = bench_torch.compare(model, train, names, 1, 2, a.limit_s, log)
+    else:  # nothing to choose from
+        trainer, failure = bench_torch.prepare(names[0], model, train, a.limit_s)
+        trainers, speed, failures = {names[0]: trainer}, {}, {names[0]: failure} if failure else {}
+    if not any(trainers.values()):
         raise SystemExit("no variant of PyTorch runs: " + json.dumps(failures))
-    best = max(speed, key=speed.get)
-    log(f"fastest in PyTorch: {best}, {speed[best]:.0f} tokens/s")
+    best = max(speed, key=speed.get) if speed else names[0]
+    log(f"in PyTorch: {best}" + (f", the fastest, {speed[best]:.0f} tokens/s" if speed else ""))
     trainer = trainers[best]
     trainers.clear()
     ratios, torch_speed, our_speed = ({p: [] for p in precisions} for _ in range(3))
