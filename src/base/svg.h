@@ -11,7 +11,7 @@ struct SvgColor {
   static constexpr std::string_view kInk = "#1f2933", kMuted = "#6b7785", kGrid = "#dfe4ea", kPaper = "#ffffff",
                                     kPanel = "#f4f6f8";
   static constexpr std::string_view kBlue = "#4c8dd6", kLightBlue = "#a9cdf0", kOrange = "#e8964a", kLightOrange = "#f6c99a",
-                                    kGreen = "#4fa88b", kLightGreen = "#a8dbc8", kRed = "#cf5b5b";
+                                    kGreen = "#4fa88b", kLightGreen = "#a8dbc8", kRed = "#cf5b5b", kLightRed = "#e9abab";
 };
 
 struct SvgRect {

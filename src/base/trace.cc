@@ -7,7 +7,7 @@
 #include <string>
 #include <thread>
 
-#include "base/file.h"
+#include "base/timeline.h"
 
 namespace rorqual {
 
@@ -72,21 +72,13 @@ void write_trace(const std::filesystem::path& path) {
   stop_trace();
   Collector& c = collector();
   std::lock_guard lock(c.mutex);
-  std::string out = "{\"traceEvents\":[";
-  const char* separator = "\n";
-  for (const auto& [thread, name] : c.names) {
-    out += fmt::format("{}{{\"ph\":\"M\",\"pid\":1,\"tid\":{},\"name\":\"thread_name\",\"args\":{{\"name\":\"{}\"}}}}",
-                       separator, thread, name);
-    separator = ",\n";
-  }
-  for (const TraceEvent& e : c.events) {
-    out +=
-        fmt::format("{}{{\"ph\":\"X\",\"pid\":1,\"tid\":{},\"cat\":\"{}\",\"name\":\"{}{}{}\",\"ts\":{:.1f},\"dur\":{:.1f}}}",
-                    separator, e.thread, kind_name(e.kind), e.name, e.detail.empty() ? "" : " ", e.detail,
-                    (e.begin_s - c.start_s) * 1e6, (e.end_s - e.begin_s) * 1e6);
-    separator = ",\n";
-  }
-  write_file_atomically(path, out + "\n]}\n");
+  std::vector<TimelineTrack> tracks;
+  for (const auto& [thread, name] : c.names) tracks.push_back({thread, name});
+  std::vector<TimelineSpan> spans;
+  for (const TraceEvent& e : c.events)
+    spans.push_back({e.thread, fmt::format("{}{}{}", e.name, e.detail.empty() ? "" : " ", e.detail),
+                     std::string(kind_name(e.kind)), e.begin_s - c.start_s, e.end_s - c.start_s});
+  write_timeline(path, tracks, spans);
 }
 
 }  // namespace rorqual

@@ -47,7 +47,7 @@ int PipelineShape::next_rank(int rank, int direction) const {
 
 void validate(const PipelineShape& shape) {
   constexpr int kMostRanks = 1 << 14;
-  constexpr int64_t kMostChunks = int64_t{1} << 24;
+  constexpr int64_t kMostChunks = int64_t{1} << 21;
   const std::string_view name = pipeline_kind_name(shape.kind);
   const int p = shape.ranks, c = shape.micro_batches;
   if (p < 1 || p > kMostRanks) fail_usage("{}: {} ranks; a pipeline has from 1 to {}", name, p, kMostRanks);
