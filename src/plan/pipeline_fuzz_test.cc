@@ -287,7 +287,7 @@ class Mutator {
       case 2:
         return list_.erase(begin + static_cast<long>(at)), "drop";
       case 3:
-        return list_.insert(begin + static_cast<long>(other), PipelineAction(list_[at])), "duplicate";
+        return duplicate(at, other), "duplicate";
       case 4:
         return move(at, other), "move";
       case 5:
@@ -297,7 +297,7 @@ class Mutator {
       case 7:
         return change_kind(list_[at]), "change the kind";
       case 8:
-        return list_.insert(begin + static_cast<long>(at), PipelineAction{}), "commit";
+        return commit(at), "commit";
       case 9:
         return message_pair(), "exchange two messages at both ends";
       case 10:
@@ -310,17 +310,30 @@ class Mutator {
  private:
   size_t pick(size_t n) { return static_cast<size_t>(random_.below(static_cast<int>(n))); }
 
+  void duplicate(size_t at, size_t to) {
+    const PipelineAction a = list_[at];
+    list_.insert(list_.begin() + static_cast<long>(to), a);
+  }
+
   void move(size_t from, size_t to) {
     const PipelineAction a = list_[from];
     list_.erase(list_.begin() + static_cast<long>(from));
     list_.insert(list_.begin() + static_cast<long>(std::min(to, list_.size())), a);
   }
 
-  // Somewhere, or behind a message that would have been posted with others: a deadlock where the other side waits, too.
+  // Somewhere; or, on all ranks or one, behind every send: neighbours that both send before they receive wait for ever.
   void commit(size_t at) {
-    const size_t message = next_message(at, -2);
-    if (message < list_.size() && random_.below(4) > 0) at = message + 1;
-    list_.insert(list_.begin() + static_cast<long>(at), PipelineAction{});
+    const int where = random_.below(3);
+    if (where == 0) list_.insert(list_.begin() + static_cast<long>(at), PipelineAction{});
+    for (auto& rank : schedule_.ranks) {
+      if (where == 0 || (where == 1 && &rank != &list_)) continue;
+      std::vector<PipelineAction> apart;
+      for (const PipelineAction& a : rank) {
+        apart.push_back(a);
+        if (a.is_send()) apart.push_back(PipelineAction{});
+      }
+      rank = apart;
+    }
   }
 
   void change(PipelineAction& a) {
