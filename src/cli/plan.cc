@@ -10,6 +10,7 @@ void add_plan(CLI::App& app) {
   plan->require_subcommand(1);
   // A new table: its file, its line in plan.h, its line here.
   add_plan_pipeline(*plan);
+  add_plan_memory(*plan);
   add_plan_experts(*plan);
 }
 
