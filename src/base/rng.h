@@ -14,6 +14,7 @@ enum class RandomPurpose : uint32_t {
   kFillInMiddle = 3,  // step = epoch, position = document; layer = draw
   kSample = 4,        // step = request seed, layer = draw, position = token position
   kSplit = 5,
+  kSimulate = 6,  // layer = draw of what, position = draw
   kTest = 100,
 };
 

@@ -39,6 +39,7 @@ void add_models(CLI::App& app);
 void add_report(CLI::App& app);
 void add_experiment(CLI::App& app);
 void add_plan(CLI::App& app);
+void add_simulate(CLI::App& app);
 void add_bench(CLI::App& app);
 void add_doctor(CLI::App& app);
 void add_completion(CLI::App& app);

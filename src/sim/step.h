@@ -8,19 +8,12 @@
 
 #include "plan/mesh.h"
 #include "plan/pipeline.h"
+#include "sim/routing.h"
 #include "sim/simulated_model.h"
 
 namespace rorqual {
 
 struct Cluster;  // plan/cluster.h
-
-// How often experts are chosen: relative loads.
-struct RoutingLoads {
-  std::vector<std::vector<double>> layers;  // of [experts]; one row: of every layer; none: balanced
-  uint64_t seed = 1;
-};
-// "balanced" or "zipf:S": expert number i of a random order has load 1 / (i + 1)^S. Error (usage) otherwise.
-RoutingLoads parse_routing(const std::string& text, int64_t experts);
 
 // A rank whose computing takes `factor` times as long.
 struct Straggler {
@@ -32,9 +25,9 @@ struct StepOptions {
   PipelineKind schedule = PipelineKind::kDualPipe;
   int64_t batch_sequences = 0;  // of a step, all ranks together
   int64_t micro_batch_sequences = 1;
-  std::vector<int64_t> stage_begin;  // [stages + 1]; empty: balanced_stages
-  RoutingLoads routing;
-  std::vector<Straggler> stragglers;
+  std::vector<int64_t> stage_begin = {};  // [stages + 1]; empty: balanced_stages
+  RoutingLoads routing = {};
+  std::vector<Straggler> stragglers = {};
   bool spans = false;  // keep the timeline
 };
 
@@ -85,7 +78,8 @@ struct StepEstimate {
 // each distinct member of the group is. Columns differ where stragglers are.
 StepEstimate simulate_step(const SimulatedModel& model, const Cluster& cluster, const Mesh& mesh, const StepOptions& options);
 
-// Cuts the layers into stages so that the slowest rank of the pipeline is as fast as can be.
+// Cuts the layers into stages: evenly, but for the last stage, which also has the head and the MTP modules and gets as many
+// layers as make the pipeline fastest.
 std::vector<int64_t> balanced_stages(const SimulatedModel& model, const Cluster& cluster, const Mesh& mesh,
                                      const StepOptions& options);
 

@@ -1,0 +1,89 @@
+// The figures of docs/simulator.md: what comes out of recipes/clusters/h800.toml beside what was published (spec 5.4, 6, 8).
+// Nothing is fitted to them; the bounds say how near the model is, and hold it there.
+#include <gtest/gtest.h>
+
+#include "model/config.h"
+#include "plan/cluster.h"
+#include "sim/cost_model.h"
+#include "sim/serving.h"
+#include "sim/step.h"
+
+namespace rorqual {
+namespace {
+
+ModelConfig v3() {
+  ModelConfig c;
+  c.vocab_size = 129280;
+  c.hidden_size = 7168;
+  c.intermediate_size = 18432;
+  c.moe_intermediate_size = 2048;
+  c.num_hidden_layers = 61;
+  c.num_attention_heads = 128;
+  c.q_lora_rank = 1536;
+  c.kv_lora_rank = 512;
+  c.qk_nope_head_dim = 128;
+  c.qk_rope_head_dim = 64;
+  c.v_head_dim = 128;
+  c.n_routed_experts = 256;
+  c.n_shared_experts = 1;
+  c.num_experts_per_tok = 8;
+  c.n_group = 8;
+  c.topk_group = 4;
+  c.first_k_dense_replace = 3;
+  c.num_nextn_predict_layers = 1;
+  return c;
+}
+
+Cluster h800() {
+  return load_cluster("recipes/clusters/h800.toml");
+}
+
+TEST(Published, StepOfDeepSeekV3) {
+  const SimulatedModel model = simulated_model(v3(), 4096, true, true);
+  StepOptions options{.schedule = PipelineKind::kDualPipe, .batch_sequences = 15360};
+  const StepEstimate e = simulate_step(model, h800(), {.pp = 16, .dp = 2, .ep = 64}, options);
+  // Published: 19.926 s, 272.80B tokens a day, 180K GPU-hours, a bubble of 2.06 s, an optimizer of 0.29 s.
+  EXPECT_NEAR(e.step_seconds, 17.12, 0.1);
+  EXPECT_NEAR(e.gpu_hours_per_trillion_tokens, 154.8e3, 1e3);
+  EXPECT_NEAR(e.bubble_share * e.step_seconds, 2.89, 0.1);
+  EXPECT_NEAR(e.optimizer_seconds, 0.194, 0.01);
+  options.stage_begin = even_stages(61, 16);
+  EXPECT_NEAR(simulate_step(model, h800(), {.pp = 16, .dp = 2, .ep = 64}, options).step_seconds, 20.80, 0.1);
+  // 250 and 280 GFLOP a token are what the published speed and MFU mean together.
+  EXPECT_NEAR(model.flops_causal, 249.8e9, 0.005 * 249.8e9);
+  EXPECT_NEAR(model.flops_non_causal, 280.5e9, 0.005 * 280.5e9);
+}
+
+// Bytes as DeepEP's own tests count them: a token once for each node that it reaches, its own included; on one node the bytes
+// that a GPU receives.
+TEST(Published, BandwidthOfDispatchAndCombine) {
+  SimulatedModel model = simulated_model(v3(), 4096, true, true);
+  const Cluster cluster = h800();
+  struct Row {
+    int64_t ranks;
+    double dispatch, combine;  // GB/s; published in February 2025: 153 158, 43 43, 44 47, 46 45
+  };
+  for (const Row& row : {Row{8, 152.3, 154.2}, {16, 52.9, 53.6}, {32, 52.6, 53.3}, {64, 44.5, 45.1}}) {
+    const Mesh mesh{.ep = row.ranks};
+    model.groups = row.ranks / 8;
+    model.topk_groups = std::min<int64_t>(model.groups, 4);
+    const ExchangeLoad load = exchange_load(model, mesh, 4096, {}, 1);
+    const ExchangeSeconds seconds = exchange_seconds(model, cluster, mesh, load, 4096);
+    const double rows = row.ranks == 8 ? load.nvlink_mean : load.network_mean + load.network_own_node;
+    const double dispatch = rows * 4096 * static_cast<double>(model.dispatch_row.payload()) / seconds.dispatch;
+    const double combine = rows * 4096 * static_cast<double>(model.combine_row.payload()) / seconds.combine;
+    EXPECT_NEAR(dispatch / 1e9, row.dispatch, 0.5) << "EP" << row.ranks;
+    EXPECT_NEAR(combine / 1e9, row.combine, 0.5) << "EP" << row.ranks;
+  }
+}
+
+TEST(Published, ServingOfDeepSeekV3) {
+  const ServingEstimate prefill = simulate_prefill(v3(), h800(), {.ranks = 32, .slots_per_rank = 9}, 16384, 4096);
+  const ServingEstimate decode = simulate_decode(v3(), h800(), {.ranks = 144, .slots_per_rank = 2}, 88, 4989);
+  // Published: 73.7k tokens a second and node, cached ones among them, and 14.8k.
+  EXPECT_NEAR(prefill.tokens_per_second_per_node, 69.2e3, 1e3);
+  EXPECT_NEAR(decode.tokens_per_second_per_node, 14.36e3, 0.2e3);
+}
+
+}  // namespace
+}  // namespace rorqual
