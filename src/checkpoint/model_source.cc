@@ -150,11 +150,12 @@ const SourceTensors& ModelSource::tensors(bool ema) const {
 
 void ModelSource::load_weights(Weights& weights, const Stream& stream, bool ema) const {
   const std::vector<SourceTensor> found = match(*this, weights.list(), ema);
-  stream.parallel(static_cast<int64_t>(found.size()), [&](int64_t i) {
-    const SourceTensor& t = found[static_cast<size_t>(i)];
-    read_rows(t, 0, weights.master(static_cast<size_t>(i)));
-    forget(t);
-  });
+  weights.fill(
+      [&](size_t tensor, const Tensor& target) {
+        read_rows(found[tensor], 0, target);
+        forget(found[tensor]);
+      },
+      stream);
 }
 
 ModelSource open_model(const fs::path& path) {

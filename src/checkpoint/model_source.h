@@ -32,7 +32,7 @@ struct ModelSource {
   const SourceTensors& tensors(bool ema = false) const;
   ParameterCount parameters() const { return TensorList(config).parameters(); }
 
-  // Fills the master weights by name, rounding to their dtype, FP8 values multiplied by their scales; the caller packs. MTP
+  // Fills the weights by name, rounding to the masters' dtype, FP8 values multiplied by their scales; as Weights::fill. MTP
   // layers that `weights` leaves out are skipped. Error (runtime) names the tensors that are missing or that the model has no
   // place for, and wrong shapes or dtypes; nothing is written before everything fits.
   void load_weights(Weights& weights, const Stream& stream, bool ema = false) const;

@@ -2,6 +2,7 @@
 
 #include <algorithm>
 #include <array>
+#include <bit>
 #include <cstring>
 #include <vector>
 
@@ -34,6 +35,25 @@ void read_plain(const std::byte* from, int64_t begin, const Tensor& target) {
       for (int64_t i = 0; i < target.cols; ++i) out[i] = static_cast<To>(static_cast<compute_t<From>>(value_at<From>(row, i)));
     });
   }
+}
+
+// IEEE half precision; every value is one of FP32.
+float half_value(uint16_t bits) {
+  const uint32_t magnitude = bits & 0x7fffu, sign = (bits & 0x8000u) << 16;
+  if (magnitude < 0x0400) return std::bit_cast<float>(std::bit_cast<uint32_t>(static_cast<float>(magnitude) * 0x1p-24f) | sign);
+  const uint32_t rebias = magnitude < 0x7c00 ? 112u << 23 : 224u << 23;  // infinity and NaN stay what they are
+  return std::bit_cast<float>(((magnitude << 13) + rebias) | sign);
+}
+
+void read_f16(const std::byte* from, int64_t begin, const Tensor& target) {
+  visit_float(target.dtype, [&](auto zero) {
+    using To = decltype(zero);
+    for (int64_t r = 0; r < target.rows; ++r) {
+      To* out = target.row<To>(r);
+      for (int64_t i = 0; i < target.cols; ++i)
+        out[i] = static_cast<To>(half_value(value_at<uint16_t>(from, (begin + r) * target.cols + i)));
+    }
+  });
 }
 
 const std::array<float, 256>& e4m3_values() {
@@ -81,8 +101,8 @@ int64_t SourceTensor::rows() const {
 
 void check_readable(const SourceTensor& t) {
   const std::string& dtype = t.entry->dtype;
-  if (dtype == "F64" || dtype == "F32" || dtype == "BF16" || t.is_fp8()) return;
-  fail("{}: tensor '{}' has dtype {}; F64, F32, BF16 or FP8 with block scales is needed", t.where(), t.entry->name, dtype);
+  if (dtype == "F64" || dtype == "F32" || dtype == "BF16" || dtype == "F16" || t.is_fp8()) return;
+  fail("{}: tensor '{}' has dtype {}; F64, F32, BF16, F16 or FP8 with block scales is needed", t.where(), t.entry->name, dtype);
 }
 
 void read_rows(const SourceTensor& t, int64_t begin, const Tensor& target) {
@@ -93,6 +113,7 @@ void read_rows(const SourceTensor& t, int64_t begin, const Tensor& target) {
   const std::byte* data = t.file->bytes(*t.entry).data();
   if (t.entry->dtype == "F64") return read_plain<double>(data, begin, target);
   if (t.entry->dtype == "F32") return read_plain<float>(data, begin, target);
+  if (t.entry->dtype == "F16") return read_f16(data, begin, target);
   read_plain<Bf16>(data, begin, target);
 }
 

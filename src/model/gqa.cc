@@ -10,7 +10,7 @@ Gqa::Gqa(const ModelConfig& c, Weights& weights, int64_t layer)
   const TensorList& list = weights.list();
   const std::string p = layer_prefix(layer);
   norm_tensor_ = list.at(p + "input_layernorm.weight");
-  norm_ = weights.master(norm_tensor_);
+  norm_ = weights.hold(norm_tensor_);
   qkv_ = &weights.add_linear(list.at(p + "self_attn.q_proj.weight"), 3, weights.precision().operand);
   out_ = &weights.add_linear(list.at(p + "self_attn.o_proj.weight"), 1, weights.precision().operand);
 }

@@ -5,13 +5,14 @@
 
 namespace rorqual {
 
-InferenceModel::InferenceModel(const Model& model, int64_t drafts, const Stream& stream) : model_(model), drafts_(drafts) {
+InferenceModel::InferenceModel(const Model& model, int64_t drafts, const Stream& stream, MemoryUse* use, Arena::Kind kind)
+    : model_(model), drafts_(drafts), arena_(use, kind) {
   CHECK(drafts >= 0 && drafts <= static_cast<int64_t>(model.mtp_.size()), "{} drafts of {} MTP modules", drafts,
         model.mtp_.size());
   std::vector<PackWeightArgs> packing;
   const size_t layers = model_.blocks_.size() + static_cast<size_t>(drafts);
   for (size_t i = 0; i < layers; ++i) absorbed_.push_back(attention(i).absorb(hidden_dtype(), arena_, packing));
-  pack_weights(packing, stream);
+  if (!stream.is_dry()) pack_weights(packing, stream);
 }
 
 const AttentionLayer& InferenceModel::attention(size_t layer) const {

@@ -24,8 +24,9 @@ struct PagedCache {
 class InferenceModel {
  public:
   // Packs what decoding needs beside the model's weights, from the master values as they are now. drafts: MTP modules in use.
-  // The model outlives it.
-  InferenceModel(const Model& model, int64_t drafts, const Stream& stream);
+  // The model outlives it. use, kind: as an Arena's.
+  InferenceModel(const Model& model, int64_t drafts, const Stream& stream, MemoryUse* use = nullptr,
+                 Arena::Kind kind = Arena::Kind::kReal);
 
   const ModelConfig& config() const { return model_.config_; }
   int64_t drafts() const { return drafts_; }

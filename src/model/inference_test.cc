@@ -4,6 +4,7 @@
 
 #include <cmath>
 #include <cstdlib>
+#include <cstring>
 #include <memory>
 #include <numeric>
 
@@ -77,13 +78,23 @@ std::vector<double> to_double(const Tensor& t) {
 }
 
 struct Fixture {
-  Fixture(const ModelConfig& config, const std::string& precision, int threads = 2)
+  // values: of weights that this one reads instead of keeping masters of its own.
+  Fixture(const ModelConfig& config, const std::string& precision, int threads = 2, const Weights* values = nullptr)
       : pool(threads),
         stream(pool),
-        weights(config, precision_from_name(precision), false, arena),
+        weights(config, precision_from_name(precision), false, arena, values == nullptr),
         model(config, weights, 1, arena) {
-    weights.initialise(0.3, 5, stream);
-    weights.pack(stream);
+    if (values != nullptr) {
+      weights.fill(
+          [&](size_t tensor, const Tensor& target) {
+            const Tensor from = values->master(tensor);
+            std::memcpy(target.data, from.data, static_cast<size_t>(from.bytes()));
+          },
+          stream);
+    } else {
+      weights.initialise(0.3, 5, stream);
+      weights.pack(stream);
+    }
     inference = std::make_unique<InferenceModel>(model, config.num_nextn_predict_layers, stream);
     memory = std::make_unique<Memory>(kPages * kPageTokens * inference->cache_bytes_per_token());
     cache = inference->make_cache(memory->data.get(), kPages);
@@ -176,6 +187,24 @@ TEST(Inference, BitsDependOnTheSequenceAlone) {
         }
         EXPECT_EQ(got, want) << precision << ", " << config.architecture << ", chunks of " << chunk;
       }
+    }
+}
+
+// Packed while they are read, weights are the same, scores of whole sequences included.
+TEST(Inference, NeedsNoMasters) {
+  for (const std::string precision : {"fp8", "bf16", "fp32"})
+    for (ModelConfig config : all_configs()) {
+      config.moe_intermediate_size = 150;  // gate and up share blocks of FP8 scales
+      Fixture full(config, precision), lean(config, precision, 2, &full.weights);
+      const std::vector<int32_t> tokens = draw_tokens(70, 2);
+      const int32_t pages[] = {1, 2};
+      const std::vector<PagedSequence> sequence = {{0, 69, 0, pages}};
+      const std::vector<int32_t> prompt(tokens.begin(), tokens.end() - 1);
+      EXPECT_EQ(lean.feed(prompt, sequence), full.feed(prompt, sequence)) << precision << ", " << config.architecture;
+      const MicroBatch batch{1, 69, tokens, {}};
+      EXPECT_EQ(lean.model.score(batch, lean.work, lean.stream), full.model.score(batch, full.work, full.stream));
+      const int64_t masters = full.weights.dense().bytes() + full.weights.expert().bytes();
+      EXPECT_LT(lean.arena.held(), full.arena.held() - (config.is_mla() ? masters / 2 : 0));
     }
 }
 

@@ -12,16 +12,16 @@ Mla::Mla(const ModelConfig& c, Weights& weights, int64_t layer) : config_(c) {
   const bool lora = c.q_lora_rank > 0;
   norm_tensor_ = list.at(p + "input_layernorm.weight");
   kv_norm_tensor_ = list.at(p + "self_attn.kv_a_layernorm.weight");
-  norm_ = weights.master(norm_tensor_);
-  kv_norm_ = weights.master(kv_norm_tensor_);
+  norm_ = weights.hold(norm_tensor_);
+  kv_norm_ = weights.hold(kv_norm_tensor_);
   down_ = &weights.add_linear(list.at(p + (lora ? "self_attn.q_a_proj.weight" : "self_attn.q_proj.weight")), 2, operand);
   if (lora) {
     q_norm_tensor_ = list.at(p + "self_attn.q_a_layernorm.weight");
-    q_norm_ = weights.master(q_norm_tensor_);
+    q_norm_ = weights.hold(q_norm_tensor_);
     q_up_ = &weights.add_linear(list.at(p + "self_attn.q_b_proj.weight"), 1, operand);
   }
   kv_up_ = &weights.add_linear(list.at(p + "self_attn.kv_b_proj.weight"), 1, operand);
-  kv_up_master_ = weights.master(kv_up_->tensor);
+  kv_up_master_ = weights.hold(kv_up_->tensor);
   out_ = &weights.add_linear(list.at(p + "self_attn.o_proj.weight"), 1, operand);
   q_cols_ = lora ? c.q_lora_rank : c.num_attention_heads * c.qk_head_dim();
 }

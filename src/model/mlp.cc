@@ -35,7 +35,7 @@ void Mlp::weight_gradient(const Pass& p, BlockState& s, MlpState& m, const Scale
 
 MlpPhase::MlpPhase(const ModelConfig&, Weights& weights, int64_t layer)
     : norm_tensor_(weights.list().at(layer_prefix(layer) + "post_attention_layernorm.weight")),
-      norm_(weights.master(norm_tensor_)),
+      norm_(weights.hold(norm_tensor_)),
       mlp_(weights, layer_prefix(layer) + "mlp.") {}
 
 void MlpPhase::normalise(const Pass& p, BlockState& s, Arena& arena) const {

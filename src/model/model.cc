@@ -94,6 +94,8 @@ Model::Model(const ModelConfig& config, Weights& weights, int64_t logical_nodes,
       arena_(arena),
       embedding_tensor_(weights.list().at("model.embed_tokens.weight")),
       norm_tensor_(weights.list().at("model.norm.weight")) {
+  weights.hold(embedding_tensor_);
+  weights.hold(norm_tensor_);
   if (config_.n_routed_experts > 0) {
     if (logical_nodes < 1 || config_.n_routed_experts % logical_nodes != 0)
       fail_usage("logical_nodes = {} must divide n_routed_experts = {}", logical_nodes, config_.n_routed_experts);

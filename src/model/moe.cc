@@ -37,9 +37,9 @@ RouterShape router_shape(const ModelConfig& c) {
 Router::Router(const ModelConfig& c, Weights& weights, int64_t layer) : shape_(router_shape(c)) {
   const std::string p = layer_prefix(layer);
   norm_tensor_ = weights.list().at(p + "post_attention_layernorm.weight");
-  norm_ = weights.master(norm_tensor_);
+  norm_ = weights.hold(norm_tensor_);
   linear_ = &weights.add_linear(weights.list().at(p + "mlp.gate.weight"), 1, weights.precision().full);
-  if (c.has_router_bias()) bias_ = weights.master(weights.list().at(p + "mlp.gate.e_score_correction_bias"));
+  if (c.has_router_bias()) bias_ = weights.hold(weights.list().at(p + "mlp.gate.e_score_correction_bias"));
 }
 
 void Router::normalise(const Pass& p, BlockState& s, Arena& arena) const {

@@ -6,6 +6,14 @@
 #include "base/rng.h"
 
 namespace rorqual {
+namespace {
+
+// Elements of a layer's masters, rounded up so that the next ones are aligned.
+int64_t room_of(const Linear& linear) {
+  return (linear.n * linear.k + 15) / 16 * 16;
+}
+
+}  // namespace
 
 GradientLayout::GradientLayout(const TensorList& list, const ModelConfig& c)
     : list_(&list), dense_elements_(list.dense_elements()), expert_elements_(list.expert_elements()) {
@@ -40,19 +48,34 @@ Tensor GradientBuffer::of(const Linear& linear, int use) const {
   return {first.data, first.dtype, linear.n, linear.k};
 }
 
-Weights::Weights(const ModelConfig& config, const Precision& precision, bool training, Arena& arena)
+Weights::Weights(const ModelConfig& config, const Precision& precision, bool training, Arena& arena, bool keep_masters)
     : config_(config),
       precision_(precision),
       training_(training),
+      keep_masters_(keep_masters),
       arena_(arena),
       list_(config),
       ledger_(std::make_unique<QuantiseLedger>(config.num_hidden_layers + config.num_nextn_predict_layers)) {
+  CHECK(keep_masters || !training, "training needs the master weights");
+  held_.resize(keep_masters ? 0 : list_.size());
+  if (!keep_masters) return;
   dense_ = arena.tensor(MemoryClass::kMasterWeights, precision.full, 1, list_.dense_elements());
   expert_ = arena.tensor(MemoryClass::kMasterWeights, precision.full, 1, list_.expert_elements());
 }
 
+Tensor Weights::hold(size_t tensor) {
+  const TensorSpec& s = list_[tensor];
+  if (!keep_masters_ && !held_[tensor])
+    held_[tensor] = arena_.tensor(MemoryClass::kMasterWeights, precision_.full, s.rows, s.cols);
+  return master(tensor);
+}
+
 Tensor Weights::master(size_t tensor) const {
   const TensorSpec& s = list_[tensor];
+  if (!keep_masters_) {
+    CHECK(held_[tensor], "nobody holds {}", s.name);
+    return held_[tensor];
+  }
   const Tensor& region = s.in_expert_region() ? expert_ : dense_;
   return {region.col_range(s.offset, s.count()).data, region.dtype, s.rows, s.cols};
 }
@@ -80,6 +103,66 @@ void Weights::initialise(double standard_deviation, uint64_t seed, const Stream&
   }
 }
 
+void Weights::fill(const std::function<void(size_t, const Tensor&)>& read, const Stream& stream) {
+  std::vector<size_t> whole;
+  for (size_t i = 0; i < list_.size(); ++i)
+    if (keep_masters_ || held_[i]) whole.push_back(i);
+  stream.parallel(static_cast<int64_t>(whole.size()), [&](int64_t i) {
+    const size_t tensor = whole[static_cast<size_t>(i)];
+    read(tensor, master(tensor));
+  });
+  if (!keep_masters_) fill_packed(read, stream);
+}
+
+// Linear layers that are read before they are packed together, in a buffer of so many elements.
+struct Weights::FillPart {
+  size_t begin = 0, end = 0;
+  int64_t elements = 0;
+};
+
+std::vector<Weights::FillPart> Weights::fill_parts() const {
+  constexpr int64_t kElements = int64_t{1} << 24;  // or one layer that is larger
+  std::vector<FillPart> parts;
+  for (size_t i = 0; i < linears_.size(); ++i) {
+    const int64_t room = room_of(*linears_[i]);
+    if (parts.empty() || parts.back().elements + room > kElements) parts.push_back({i, i, 0});
+    parts.back().end = i + 1;
+    parts.back().elements += room;
+  }
+  return parts;
+}
+
+int64_t Weights::fill_bytes() const {
+  int64_t most = 0;
+  if (!keep_masters_)
+    for (const FillPart& part : fill_parts()) most = std::max(most, part.elements);
+  return most * size_of(precision_.full);
+}
+
+void Weights::fill_packed(const std::function<void(size_t, const Tensor&)>& read, const Stream& stream) {
+  Arena memory;
+  const Tensor buffer = memory.tensor(MemoryClass::kMasterWeights, precision_.full, 1, fill_bytes() / size_of(precision_.full));
+  for (const FillPart& part : fill_parts()) {
+    std::vector<PackWeightArgs> packing(packing_.begin() + static_cast<std::ptrdiff_t>(part.begin),
+                                        packing_.begin() + static_cast<std::ptrdiff_t>(part.end));
+    std::vector<std::pair<size_t, Tensor>> wanted;
+    int64_t at = 0;
+    for (size_t i = part.begin; i < part.end; ++i) {
+      const Linear& linear = *linears_[i];
+      packing[i - part.begin].source = {buffer.col_range(at, linear.n * linear.k).data, buffer.dtype, linear.n, linear.k};
+      int64_t rows = 0;
+      for (size_t t = linear.tensor; rows < linear.n; rows += list_[t++].rows)
+        wanted.emplace_back(t, packing[i - part.begin].source.row_range(rows, list_[t].rows));
+      at += room_of(linear);
+    }
+    stream.parallel(static_cast<int64_t>(wanted.size()), [&](int64_t i) {
+      const auto& [tensor, target] = wanted[static_cast<size_t>(i)];
+      read(tensor, target);
+    });
+    pack_weights(packing, stream);
+  }
+}
+
 PackedWeight Weights::packed_weight(DType dtype, int64_t n, int64_t k) {
   PackedWeight w{arena_.bytes(MemoryClass::kPackedWeights, PackedWeight::bytes(dtype, n, k)), dtype, n, k};
   if (dtype == DType::kE4M3)
@@ -97,7 +180,8 @@ const Linear& Weights::add_linear(size_t tensor, int tensors, DType dtype) {
           "{} does not adjoin {}", list_[i].name, list_[tensor].name);
     linear->n += list_[i].rows;
   }
-  PackWeightArgs pack{Tensor(master(tensor).data, precision_.full, linear->n, linear->k), {}, {}, {}};
+  PackWeightArgs pack;
+  if (keep_masters_) pack.source = Tensor(master(tensor).data, precision_.full, linear->n, linear->k);
   pack.packed = linear->forward = packed_weight(dtype, linear->n, linear->k);
   if (dtype == DType::kE4M3) {
     pack.quantiser = precision_.weights;
@@ -111,6 +195,7 @@ const Linear& Weights::add_linear(size_t tensor, int tensors, DType dtype) {
 }
 
 void Weights::pack(const Stream& stream) {
+  CHECK(keep_masters_, "without masters, fill() packs");
   pack_weights(packing_, stream);
 }
 

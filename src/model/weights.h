@@ -1,7 +1,8 @@
 // The weights of a model: master values in two flat regions (dense, experts), packed copies for the kernels, and buffers of
-// gradients laid out alike.
+// gradients laid out alike. For inference the packed copies alone, and of what is not packed the values.
 #pragma once
 
+#include <functional>
 #include <memory>
 #include <span>
 #include <vector>
@@ -57,8 +58,9 @@ struct GradientBuffer {
 
 class Weights {
  public:
-  // training: packed copies for the input gradient too. All memory comes from the arena.
-  Weights(const ModelConfig& config, const Precision& precision, bool training, Arena& arena);
+  // training: packed copies for the input gradient too. keep_masters: without, only of the tensors that somebody holds; not for
+  // training. All memory comes from the arena.
+  Weights(const ModelConfig& config, const Precision& precision, bool training, Arena& arena, bool keep_masters = true);
 
   const TensorList& list() const { return list_; }
   const Precision& precision() const { return precision_; }
@@ -67,13 +69,20 @@ class Weights {
   Tensor dense() const { return dense_; }
   Tensor expert() const { return expert_; }
   Tensor master(size_t tensor) const;  // [rows, cols]
+  // The same, for a tensor that is computed with as it is: kept in any case. Before the first fill().
+  Tensor hold(size_t tensor);
 
   // Draws every tensor from its own random numbers: normal(0, initializer_range); norms 1; routing biases 0.
   void initialise(double standard_deviation, uint64_t seed, const Stream& stream);
 
+  // Takes every tensor from `read`, which any thread calls with a tensor and where to put it. With masters, the caller packs;
+  // without, they are packed here, a few at a time.
+  void fill(const std::function<void(size_t, const Tensor&)>& read, const Stream& stream);
+  int64_t fill_bytes() const;  // that fill() takes while it runs
+
   // Registers a linear layer of `tensors` adjoining tensors; its packed copies are filled by pack(). dtype: of the packed copy.
   const Linear& add_linear(size_t tensor, int tensors, DType dtype);
-  // Fills every packed copy from the master values: after initialising, loading, and each optimizer step.
+  // Fills every packed copy from the master values, which must be kept: after initialising, loading, and each optimizer step.
   void pack(const Stream& stream);
 
   // Trainable tensors in groups of about `bytes` of master values, each with the linear layers to pack once it is updated: an
@@ -86,14 +95,18 @@ class Weights {
 
  private:
   PackedWeight packed_weight(DType dtype, int64_t n, int64_t k);
+  void fill_packed(const std::function<void(size_t, const Tensor&)>& read, const Stream& stream);
+  struct FillPart;
+  std::vector<FillPart> fill_parts() const;
 
   ModelConfig config_;
   Precision precision_;
-  bool training_;
+  bool training_, keep_masters_;
   Arena& arena_;
   TensorList list_;
   std::unique_ptr<QuantiseLedger> ledger_;
   Tensor dense_, expert_;
+  std::vector<Tensor> held_;  // by tensor, without masters
   std::vector<std::unique_ptr<Linear>> linears_;
   std::vector<PackWeightArgs> packing_;
 };

@@ -14,10 +14,9 @@ LoadedModel::LoadedModel(const std::filesystem::path& path, const std::string& p
          tokenizer_.vocab_size(), source_.config.vocab_size);
   if (!drafts) source_.config.num_nextn_predict_layers = 0;
   const Precision formats = make_precision(inference_formats(source_.formats, precision));
-  weights_ = std::make_unique<Weights>(source_.config, formats, false, arena_);
+  weights_ = std::make_unique<Weights>(source_.config, formats, false, arena_, false);
   model_ = std::make_unique<Model>(source_.config, *weights_, 1, arena_);
   source_.load_weights(*weights_, stream_, ema);
-  weights_->pack(stream_);
 }
 
 }  // namespace rorqual

@@ -7,6 +7,7 @@
 #include <cstdlib>
 #include <fstream>
 #include <nlohmann/json.hpp>
+#include <numeric>
 
 #include "base/error.h"
 #include "base/log.h"
@@ -15,6 +16,8 @@
 #include "model/inference.h"
 #include "model/model.h"
 #include "serve/chat_template.h"
+#include "serve/engine.h"
+#include "serve/runner.h"
 
 namespace rorqual {
 namespace {
@@ -31,22 +34,32 @@ int64_t bytes_below(const fs::path& folder) {
   return bytes;
 }
 
-// A dry run of what loading allocates, and a cache of one context. `config` as it will be loaded.
+// A dry run of what loading and one full step allocate, and a cache of one context. `config` as it will be loaded.
 int64_t memory_of(const ModelConfig& config, const Precision& precision) {
   MemoryUse use;
-  Arena arena(&use, Arena::Kind::kMeasure);
-  Weights weights(config, precision, false, arena);
+  constexpr auto kMeasure = Arena::Kind::kMeasure;
+  const Stream dry = Stream::dry();
+  const EngineSettings settings;
+  Arena arena(&use, kMeasure);
+  Weights weights(config, precision, false, arena, false);
   const Model model(config, weights, 1, arena);
-  int64_t bytes = arena.held();
-  const int64_t element = size_of(precision.compute);
-  const int64_t width =
-      config.is_mla() ? config.kv_lora_rank + config.qk_rope_head_dim : 2 * config.kv_heads() * config.qk_head_dim();
-  bytes += config.max_position_embeddings * config.num_hidden_layers * width * element;
-  // Decoding packs MLA's up-projections a second time (model/inference.h).
-  if (config.is_mla())
-    bytes += config.num_hidden_layers * config.num_attention_heads * config.kv_lora_rank *
-             (config.qk_nope_head_dim + config.v_head_dim) * element;
-  return bytes;
+  const int64_t loaded = arena.held();
+  const InferenceModel inference(model, 0, dry, &use, kMeasure);
+  Workspace work(&use, kMeasure);
+  const int64_t rows = std::min(settings.batch_tokens, config.max_position_embeddings);
+  const int64_t pages = Sequence::pages_for(config.max_position_embeddings);
+  const PagedCache cache = inference.make_cache(arena.bytes(MemoryClass::kCache, 0), pages);
+  const std::vector<int32_t> tokens(static_cast<size_t>(rows)), page(static_cast<size_t>(pages));
+  const PagedSequence sequence{0, rows, 0, page.data()};
+  const Tensor hidden = work.saved.tensor(MemoryClass::kScratch, inference.hidden_dtype(), rows, config.hidden_size);
+  inference.forward({tokens, {&sequence, 1}}, cache, hidden, work, dry);
+  work.saved.tensor(MemoryClass::kLogits, inference.logits_dtype(),
+                    std::clamp<int64_t>(kLogitElements / config.vocab_size, 1, std::min(settings.max_running, rows)),
+                    config.vocab_size);
+  const auto of = [](const std::array<int64_t, kMemoryClasses>& bytes) {
+    return std::accumulate(bytes.begin(), bytes.end(), int64_t{0});
+  };
+  return std::max(loaded + weights.fill_bytes(), of(use.peak) + pages * kPageTokens * inference.cache_bytes_per_token());
 }
 
 // Held-out loss and expert balance, from the newest lines that have them.

@@ -29,7 +29,7 @@ struct ModelFacts {
   int64_t tokens_seen = -1;
   std::optional<double> heldout_loss;        // nats per token
   std::vector<LayerBalance> expert_balance;  // expert load, largest over mean, at the run's last step
-  int64_t memory_bytes = 0;                  // that loading takes, with a cache for one context
+  int64_t memory_bytes = 0;                  // of weights, a step's workspace and a cache for one context
   bool chat_template = false;
 };
 

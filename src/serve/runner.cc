@@ -7,8 +7,6 @@
 namespace rorqual {
 namespace {
 
-constexpr int64_t kLogitElements = int64_t{1} << 24;  // logits held at a time
-
 std::span<const float> row_of(const Tensor& logits, int64_t row) {
   return {logits.row<float>(row), static_cast<size_t>(logits.cols)};
 }

@@ -8,6 +8,8 @@
 
 namespace rorqual {
 
+inline constexpr int64_t kLogitElements = int64_t{1} << 24;  // logits held at a time, or one row
+
 class StepRunner {
  public:
   // What it is given outlives it.

@@ -24,15 +24,20 @@ struct Cut {
   int64_t head = 0, heads = 0;
 };
 
+double flops_of(const PagedAttentionShape& s, int64_t rows, int64_t positions) {
+  return 2.0 * static_cast<double>(rows * (s.qk_dim + s.v_dim)) * static_cast<double>(positions);
+}
+
 std::vector<Cut> cut_jobs(const PagedAttentionArgs& a) {
   const int64_t group = a.shape.heads / a.shape.kv_heads;
   const int64_t jobs = static_cast<int64_t>(a.sequences.size()) * a.shape.kv_heads;
   const int64_t wanted = jobs > 0 && jobs < kFewJobs ? (kFewJobs + jobs - 1) / jobs : 1;
-  const int64_t parts = std::clamp<int64_t>(group / kFewestHeads, 1, wanted);
   std::vector<Cut> cuts;
   for (const PagedSequence& s : a.sequences) {
     const int64_t rows = s.q_end - s.q_begin;
-    // A prompt's rows are cuts enough.
+    // A prompt's rows are cuts enough, and every part widens the pages anew.
+    const auto worth = static_cast<int64_t>(flops_of(a.shape, rows * group, s.position + rows) / kTaskFlops);
+    const int64_t parts = std::max<int64_t>(1, std::min({group / kFewestHeads, wanted, worth}));
     const int64_t heads = rows >= kFewJobs ? group : (group + parts - 1) / parts;
     const int64_t queries = std::max<int64_t>(1, kJobRows / heads);
     for (int64_t q = 0; q < rows; q += queries)
@@ -81,8 +86,7 @@ void run_paged_jobs(const PagedAttentionArgs& a, const Stream& stream, void (*ru
   double flops = 0;
   for (size_t i = 0; i < cuts.size(); ++i) {
     const Cut& c = cuts[i];
-    flops += 2.0 * static_cast<double>(c.queries * c.heads * (a.shape.qk_dim + a.shape.v_dim)) *
-             static_cast<double>(c.sequence->position + c.query + c.queries);
+    flops += flops_of(a.shape, c.queries * c.heads, c.sequence->position + c.query + c.queries);
     if (flops < kTaskFlops && i + 1 < cuts.size()) continue;
     task_end.push_back(i + 1);
     flops = 0;
