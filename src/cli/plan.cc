@@ -11,6 +11,7 @@ void add_plan(CLI::App& app) {
   // A new table: its file, its line in plan.h, its line here.
   add_plan_pipeline(*plan);
   add_plan_memory(*plan);
+  add_plan_search(*plan);
   add_plan_experts(*plan);
 }
 
