@@ -1,6 +1,7 @@
 #include "train/run.h"
 
 #include <algorithm>
+#include <fstream>
 
 #include "base/error.h"
 #include "base/file.h"
@@ -179,7 +180,8 @@ PreparedRun prepare_run(const RunRequest& request, const Stream& stream) {
   const std::vector<CorpusSource> sources = open_sources(request.data);
   Rollback rollback(directory);
   make_directory(directory);
-  write_file_atomically(directory / kPreparing, "");
+  // Made in one step: an atomic write, killed, would leave its own temporary file, which no later start knows.
+  if (!std::ofstream(directory / kPreparing)) fail("cannot make a file in {}", directory.string());
   if (false_start) {
     info("{} was stopped before its first checkpoint: it starts again", directory.string());
     for (const char* name : {"tokenizer", "recipe.toml", "heldout.txt", "checkpoints"}) fs::remove_all(directory / name);
