@@ -1,5 +1,3 @@
-#include "cli/command.h"
-
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
 
@@ -9,6 +7,7 @@
 #include <new>
 
 #include "base/error.h"
+#include "cli/command_test_support.h"
 
 namespace rorqual {
 namespace {
@@ -40,20 +39,8 @@ void add_try(CLI::App& app) {
 
 constexpr AddCommand kCommands[] = {add_try, add_completion};
 
-struct Outcome {
-  int code = 0;
-  std::string out, err;
-};
-
-Outcome run(std::vector<const char*> arguments) {
-  arguments.insert(arguments.begin(), "rorqual");
-  ::testing::internal::CaptureStdout();
-  ::testing::internal::CaptureStderr();
-  Outcome outcome;
-  outcome.code = run_program(static_cast<int>(arguments.size()), arguments.data(), kCommands);
-  outcome.out = ::testing::internal::GetCapturedStdout();
-  outcome.err = ::testing::internal::GetCapturedStderr();
-  return outcome;
+Outcome run(const std::vector<std::string>& arguments) {
+  return run_command(arguments, kCommands);
 }
 
 class CommandTest : public ::testing::Test {
@@ -77,7 +64,7 @@ TEST_F(CommandTest, RunsTheCommand) {
 
 TEST_F(CommandTest, MistakesExitWithTwoAndNameTheOption) {
   const struct {
-    std::vector<const char*> arguments;
+    std::vector<std::string> arguments;
     std::string message;
   } cases[] = {
       {{}, "rorqual: which command?"},
@@ -125,8 +112,8 @@ TEST_F(CommandTest, FailuresHaveTheirExitCodes) {
 
 TEST_F(CommandTest, HelpAndVersionGoToStandardOutput) {
   work = [] { ADD_FAILURE() << "the command ran"; };
-  for (const std::vector<const char*>& arguments :
-       {std::vector<const char*>{"--help"}, {"try", "--help"}, {"try", "inner", "--help"}}) {
+  for (const std::vector<std::string>& arguments :
+       {std::vector<std::string>{"--help"}, {"try", "--help"}, {"try", "inner", "--help"}}) {
     const Outcome outcome = run(arguments);
     EXPECT_EQ(outcome.code, 0);
     EXPECT_THAT(outcome.out, HasSubstr("\nExample:\n  rorqual "));

@@ -6,18 +6,13 @@
 #include <filesystem>
 
 #include "base/file.h"
-#include "cli/command.h"
+#include "cli/command_test_support.h"
 
 namespace rorqual {
 namespace {
 
 using nlohmann::json;
 using testing::HasSubstr;
-
-struct Outcome {
-  int code;
-  std::string out, err;
-};
 
 class PlanExperts : public testing::Test {
  protected:
@@ -27,16 +22,8 @@ class PlanExperts : public testing::Test {
   // Runs `rorqual plan experts --load FILE ARGUMENTS…` in this process; FILE holds `loads`.
   Outcome run(const std::string& loads, std::vector<std::string> arguments) const {
     write_file_atomically(dir_ / "loads.json", loads);
-    arguments.insert(arguments.begin(), {"rorqual", "plan", "experts", "--load", dir_ / "loads.json"});
-    std::vector<const char*> words;
-    words.reserve(arguments.size());
-    for (const std::string& word : arguments) words.push_back(word.c_str());
-    static constexpr AddCommand kCommands[] = {add_plan};
-    testing::internal::CaptureStdout();
-    testing::internal::CaptureStderr();
-    const int code = run_program(static_cast<int>(words.size()), words.data(), kCommands);
-    const std::string out = testing::internal::GetCapturedStdout();
-    return {code, out, testing::internal::GetCapturedStderr()};
+    arguments.insert(arguments.begin(), {"experts", "--load", dir_ / "loads.json"});
+    return run_plan(std::move(arguments));
   }
 
   static std::vector<std::string> sizes(int64_t replicas, int64_t groups, int64_t nodes, int64_t gpus) {

@@ -5,7 +5,7 @@
 #include <filesystem>
 
 #include "base/file.h"
-#include "cli/command.h"
+#include "cli/command_test_support.h"
 #include "plan/cluster.h"
 
 namespace rorqual {
@@ -13,25 +13,6 @@ namespace {
 
 using nlohmann::json;
 using testing::HasSubstr;
-
-struct Outcome {
-  int code;
-  std::string out, err;
-};
-
-// `rorqual plan ARGUMENTS…` in this process.
-Outcome run_plan(std::vector<std::string> arguments) {
-  arguments.insert(arguments.begin(), {"rorqual", "plan"});
-  std::vector<const char*> words;
-  words.reserve(arguments.size());
-  for (const std::string& word : arguments) words.push_back(word.c_str());
-  static constexpr AddCommand kCommands[] = {add_plan};
-  testing::internal::CaptureStdout();
-  testing::internal::CaptureStderr();
-  const int code = run_program(static_cast<int>(words.size()), words.data(), kCommands);
-  const std::string out = testing::internal::GetCapturedStdout();
-  return {code, out, testing::internal::GetCapturedStderr()};
-}
 
 json plan_memory_json(std::vector<std::string> arguments) {
   arguments.insert(arguments.begin(), "memory");

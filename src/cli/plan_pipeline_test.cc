@@ -4,7 +4,7 @@
 #include <filesystem>
 
 #include "base/file.h"
-#include "cli/command.h"
+#include "cli/command_test_support.h"
 
 namespace rorqual {
 namespace {
@@ -14,22 +14,9 @@ using ::testing::HasSubstr;
 using ::testing::IsEmpty;
 using Json = nlohmann::ordered_json;
 
-constexpr AddCommand kCommands[] = {add_plan};
-
-struct Outcome {
-  int code = 0;
-  std::string out, err;
-};
-
-Outcome run(std::vector<const char*> arguments) {
-  arguments.insert(arguments.begin(), {"rorqual", "plan", "pipeline"});
-  ::testing::internal::CaptureStdout();
-  ::testing::internal::CaptureStderr();
-  Outcome outcome;
-  outcome.code = run_program(static_cast<int>(arguments.size()), arguments.data(), kCommands);
-  outcome.out = ::testing::internal::GetCapturedStdout();
-  outcome.err = ::testing::internal::GetCapturedStderr();
-  return outcome;
+Outcome run(std::vector<std::string> arguments) {
+  arguments.insert(arguments.begin(), "pipeline");
+  return run_plan(std::move(arguments));
 }
 
 TEST(PlanPipeline, JsonIsTheGolden) {
@@ -84,7 +71,7 @@ TEST(PlanPipeline, DrawsAndTraces) {
 
 TEST(PlanPipeline, MistakesExitWithTwoAndNameTheRule) {
   const struct {
-    std::vector<const char*> arguments;
+    std::vector<std::string> arguments;
     const char* words;
   } cases[] = {
       {{"--schedule", "gpipe", "--ranks", "2", "--micro-batches", "4"}, "--schedule"},
