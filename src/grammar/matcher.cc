@@ -54,7 +54,6 @@ Matcher::State Matcher::number(std::vector<Configuration> open) {
     }
   }
   if (set.reading.empty() && !set.accepts) return kDead;
-  set.reads = !set.reading.empty();
   std::sort(set.reading.begin(), set.reading.end());
   const auto found = set_of_.find({set.reading, set.accepts});
   if (found != set_of_.end()) return found->second;

@@ -25,7 +25,7 @@ class Matcher {
   // The text may end here.
   bool accepts(State state) const { return state != kDead && sets_[static_cast<size_t>(state)].accepts; }
   // The text may end here and cannot go on.
-  bool finished(State state) const { return accepts(state) && !sets_[static_cast<size_t>(state)].reads; }
+  bool finished(State state) const { return accepts(state) && sets_[static_cast<size_t>(state)].reading.empty(); }
 
   static constexpr int32_t kMostDepth = 256;
   static constexpr size_t kMostSets = 200'000;
@@ -39,7 +39,7 @@ class Matcher {
   using Configuration = std::pair<int32_t, int32_t>;  // state, frame
   struct Set {
     std::vector<Configuration> reading;  // those with an edge that reads a byte, sorted
-    bool accepts = false, reads = false;
+    bool accepts = false;
   };
 
   int32_t push(int32_t to, int32_t below);
