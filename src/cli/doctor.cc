@@ -13,6 +13,7 @@
 #include "base/file.h"
 #include "base/machine.h"
 #include "base/threads.h"
+#include "base/units.h"
 #include "cli/command.h"
 #include "kernels/common/all.h"
 
@@ -25,8 +26,8 @@ constexpr int64_t kGiB = int64_t{1} << 30;
 // The demo's corpus, shards and checkpoints take about half of this; the recipe tiny's tensors as well.
 constexpr int64_t kLittleMemory = 2 * kGiB, kLittleDisk = 2 * kGiB;
 
-std::string gib(int64_t bytes) {
-  return fmt::format("{:.1f} GiB", static_cast<double>(bytes) / static_cast<double>(kGiB));
+std::string in_gib(int64_t bytes) {
+  return fmt::format("{:.1f} GiB", gib(bytes));
 }
 
 // The flags of /proc/cpuinfo that kernels ask for, or might.
@@ -87,7 +88,7 @@ Json describe_memory(Json& problems) {
   const MachineMemory memory = machine_memory();
   if (memory.available_bytes < kLittleMemory)
     problems.push_back(fmt::format("only {} of memory are available: choose a small recipe, or close other programs",
-                                   gib(memory.available_bytes)));
+                                   in_gib(memory.available_bytes)));
   Json out = {{"total_bytes", memory.total_bytes}, {"available_bytes", memory.available_bytes}, {"limit_bytes", nullptr}};
   if (memory.limit_bytes) out["limit_bytes"] = *memory.limit_bytes;
   return out;
@@ -169,7 +170,7 @@ Json describe_disk(Json& problems) {
   }
   const auto free = static_cast<int64_t>(space.available);
   if (free < kLittleDisk)
-    problems.push_back(fmt::format("only {} are free in {}: checkpoints may not fit", gib(free), here.string()));
+    problems.push_back(fmt::format("only {} are free in {}: checkpoints may not fit", in_gib(free), here.string()));
   return {{"folder", here.string()}, {"free_bytes", free}};
 }
 
@@ -211,12 +212,12 @@ std::string in_words(const Json& report) {
                       cpu["allowed"].dump(), cpu["logical"].dump(),
                       cpu["quota"].is_null() ? "" : ", control group grants " + cpu["quota"].dump());
   text += fmt::format(
-      "memory     {} available of {}{}\n", gib(memory["available_bytes"].get<int64_t>()),
-      gib(memory["total_bytes"].get<int64_t>()),
-      memory["limit_bytes"].is_null() ? "" : ", control group limits it to " + gib(memory["limit_bytes"].get<int64_t>()));
+      "memory     {} available of {}{}\n", in_gib(memory["available_bytes"].get<int64_t>()),
+      in_gib(memory["total_bytes"].get<int64_t>()),
+      memory["limit_bytes"].is_null() ? "" : ", control group limits it to " + in_gib(memory["limit_bytes"].get<int64_t>()));
   const Json& disk = report["disk"];
   text += fmt::format("disk       {} free in {}\n",
-                      disk["free_bytes"].is_null() ? "unknown" : gib(disk["free_bytes"].get<int64_t>()),
+                      disk["free_bytes"].is_null() ? "unknown" : in_gib(disk["free_bytes"].get<int64_t>()),
                       disk["folder"].get<std::string>());
   text += fmt::format("MPI        library {}, launcher {}\n", text_or(report["mpi"]["library"], "not found"),
                       text_or(report["mpi"]["launcher"], "not found"));

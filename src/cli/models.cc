@@ -4,6 +4,7 @@
 
 #include "base/error.h"
 #include "base/log.h"
+#include "base/units.h"
 #include "cli/command.h"
 #include "serve/model_store.h"
 
@@ -18,8 +19,7 @@ struct ModelsCommand {
 };
 
 std::string in_gib(int64_t bytes) {
-  return bytes >= (int64_t{1} << 30) ? fmt::format("{:.1f} GiB", static_cast<double>(bytes) / 0x1p30)
-                                     : fmt::format("{:.1f} MiB", static_cast<double>(bytes) / 0x1p20);
+  return bytes >= (int64_t{1} << 30) ? fmt::format("{:.1f} GiB", gib(bytes)) : fmt::format("{:.1f} MiB", mib(bytes));
 }
 
 // With where the link leads.

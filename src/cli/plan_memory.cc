@@ -3,6 +3,7 @@
 
 #include "base/error.h"
 #include "base/file.h"
+#include "base/units.h"
 #include "cli/command.h"
 #include "cli/plan.h"
 #include "plan/cluster.h"
@@ -101,8 +102,8 @@ Json plan_json(const PlanMemoryCommand& c, const ModelNeeds& needs, const Memory
   return j;
 }
 
-std::string gib(int64_t bytes) {
-  return fmt::format("{:.2f}", static_cast<double>(bytes) / (1 << 30));
+std::string in_gib(int64_t bytes) {
+  return fmt::format("{:.2f}", gib(bytes));
 }
 
 int64_t kept(const MemoryBytes& b) {
@@ -121,9 +122,9 @@ std::string rank_table(const MemoryPlan& plan, int64_t device_bytes) {
     const int64_t rest =
         b.device() - weights - b[PlanMemory::kGradients] - b[PlanMemory::kMoments] - kept(b) - b[PlanMemory::kRoutedRows];
     out += fmt::format("{:>4}  {:<9} {:>8} {:>10} {:>8} {:>6} {:>8} {:>8} {:>8} {:>9}", r.pp_i,
-                       fmt::format("{}", fmt::join(r.layers, "+")), gib(weights), gib(b[PlanMemory::kGradients]),
-                       gib(b[PlanMemory::kMoments]), r.peak_activations, gib(kept(b)), gib(rest),
-                       gib(b[PlanMemory::kRoutedRows]), gib(b.device()));
+                       fmt::format("{}", fmt::join(r.layers, "+")), in_gib(weights), in_gib(b[PlanMemory::kGradients]),
+                       in_gib(b[PlanMemory::kMoments]), r.peak_activations, in_gib(kept(b)), in_gib(rest),
+                       in_gib(b[PlanMemory::kRoutedRows]), in_gib(b.device()));
     if (device_bytes > 0) {
       const double load = r.load_that_fits(device_bytes);
       out += b.device() > device_bytes ? "  too large" : std::isfinite(load) ? fmt::format("  {:.2f}", load) : "  fits";
@@ -138,14 +139,14 @@ std::string class_table(const RankMemory& r) {
   for (int i = 0; i < kPlanMemoryClasses; ++i) {
     const auto c = static_cast<PlanMemory>(i);
     if (r.expected[c] > 0)
-      out += fmt::format("  {:<18} {:>10}  a {}\n", plan_memory_name(c), gib(r.expected[c]), plan_memory_lifetime(c));
+      out += fmt::format("  {:<18} {:>10}  a {}\n", plan_memory_name(c), in_gib(r.expected[c]), plan_memory_lifetime(c));
   }
   if (r.worst_rows > r.expected_rows)
     out += fmt::format(
         "Routing sends its experts {} rows a micro-batch where loads are equal, {} at worst: {} GiB more where that befalls "
         "one\n"
         "layer of one micro-batch, {} GiB more where it befalls all.\n",
-        r.expected_rows, r.worst_rows, gib(r.worst_layer_bytes), gib(r.worst_bytes));
+        r.expected_rows, r.worst_rows, in_gib(r.worst_layer_bytes), in_gib(r.worst_bytes));
   return out;
 }
 
@@ -166,7 +167,7 @@ void run_plan_memory(const PlanMemoryCommand& c) {
   std::string text =
       fmt::format("{}: {}. GiB of one rank:\n", title, subtitle) + rank_table(plan, device_bytes) + "\n" + class_table(largest);
   if (device_bytes > 0)
-    text += fmt::format("{} GiB of {} on the fullest rank: {}\n", gib(largest.expected.device()), gib(device_bytes),
+    text += fmt::format("{} GiB of {} on the fullest rank: {}\n", in_gib(largest.expected.device()), in_gib(device_bytes),
                         largest.expected.device() <= device_bytes ? "fits" : "does not fit");
   print_text(text);
 }

@@ -3,6 +3,7 @@
 
 #include "base/error.h"
 #include "base/log.h"
+#include "base/units.h"
 #include "cli/command.h"
 #include "cli/plan.h"
 #include "sim/mesh_search.h"
@@ -42,7 +43,6 @@ Json candidate_json(const MeshCandidate& c) {
 }
 
 std::string table(const std::vector<MeshCandidate>& found, int64_t top, int64_t device_bytes) {
-  const auto gib = [](int64_t bytes) { return static_cast<double>(bytes) / (1 << 30); };
   std::string out = fmt::format("{:<22} {:<10} {:>9} {:>9} {:>7} {:>7} {:>7} {:>9} {:>8}  limited by\n", "mesh", "schedule",
                                 "s a step", "tokens/s", "bubble", "waiting", "MFU", "GiB", "to load");
   int64_t shown = 0, too_large = 0;

@@ -7,6 +7,7 @@
 #include <initializer_list>
 
 #include "base/svg.h"
+#include "base/units.h"
 
 namespace rorqual {
 namespace {
@@ -37,10 +38,6 @@ int64_t bytes_of_band(const RankMemory& rank, const Band& band) {
   int64_t bytes = 0;
   for (const PlanMemory c : band.classes) bytes += rank.expected[c];
   return bytes;
-}
-
-double gib(int64_t bytes) {
-  return static_cast<double>(bytes) / (1 << 30);
 }
 
 // About `parts` round steps up to `most`.

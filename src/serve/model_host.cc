@@ -6,6 +6,7 @@
 #include "base/error.h"
 #include "base/log.h"
 #include "base/machine.h"
+#include "base/units.h"
 
 namespace rorqual {
 namespace {
@@ -52,10 +53,6 @@ ToolFormat format_of_calls(const ChatTemplate& t) {
   if (text.find(std::string("function<｜tool▁sep｜>") + kProbe + "\n```json\n") != text.npos) return ToolFormat::kV3;
   if (text.find(std::string(kProbe) + "<｜tool▁sep｜>") != text.npos) return ToolFormat::kV31;
   return ToolFormat::kNone;
-}
-
-double gib(int64_t bytes) {
-  return static_cast<double>(bytes) / 0x1p30;
 }
 
 }  // namespace

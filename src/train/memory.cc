@@ -5,6 +5,7 @@
 #include <numeric>
 
 #include "base/error.h"
+#include "base/units.h"
 #include "model/model.h"
 #include "train/gradients.h"
 #include "train/optimizer.h"
@@ -13,7 +14,7 @@ namespace rorqual {
 namespace {
 
 std::string mebibytes(int64_t bytes) {
-  return fmt::format("{:>10.1f} MiB", static_cast<double>(bytes) / (1 << 20));
+  return fmt::format("{:>10.1f} MiB", mib(bytes));
 }
 
 }  // namespace
@@ -59,7 +60,7 @@ void check_memory(const MemoryNeed& need, int64_t available) {
   fail(
       "the run needs {:.1f} GiB of memory, {:.1f} GiB are available: lower train.micro_batch_sequences, "
       "train.sequence_length or the model, or set train.ema_decay = 0\n{}",
-      static_cast<double>(need.total()) / (1 << 30), static_cast<double>(available) / (1 << 30), memory_table(need, available));
+      gib(need.total()), gib(available), memory_table(need, available));
 }
 
 std::string memory_table(const MemoryNeed& need, int64_t available) {
