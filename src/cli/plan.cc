@@ -12,6 +12,7 @@ void add_plan(CLI::App& app) {
   add_plan_pipeline(*plan);
   add_plan_memory(*plan);
   add_plan_search(*plan);
+  add_plan_serving(*plan);
   add_plan_experts(*plan);
 }
 

@@ -9,6 +9,7 @@ namespace rorqual {
 void add_plan_pipeline(CLI::App& plan);
 void add_plan_memory(CLI::App& plan);
 void add_plan_search(CLI::App& plan);
+void add_plan_serving(CLI::App& plan);
 void add_plan_experts(CLI::App& plan);
 
 }  // namespace rorqual
