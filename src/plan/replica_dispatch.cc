@@ -116,8 +116,10 @@ ReplicaMap replica_map(const Placement& placement, int64_t gpus, int64_t gpus_pe
     for (const int32_t slot : slots) {
       const auto gpu = static_cast<int32_t>(slot / per);
       if (map.gpu.size() > first && map.gpu.back() == gpu) continue;
-      if (map.gpu.size() == first || map.node(map.gpu.size() - 1) != gpu / gpus_per_node) ++bits;
+      const auto node = static_cast<int32_t>(gpu / gpus_per_node);
+      if (map.gpu.size() == first || map.node_of.back() != node) ++bits;
       map.gpu.push_back(gpu);
+      map.node_of.push_back(node);
       map.slot.push_back(slot);
       map.bit.push_back(bits < kMostBits ? bits : -1);
     }

@@ -22,6 +22,7 @@ struct ReplicaMap {
   int64_t gpus = 0, gpus_per_node = 0;
   std::vector<int32_t> option_begin;  // [experts + 1]
   std::vector<int32_t> gpu, slot;     // [options] ascending by GPU; the expert's first slot there
+  std::vector<int32_t> node_of;       // [options] gpu / gpus_per_node
   std::vector<int32_t> bit;           // [options] of its node in the number of a cell; -1: none
   std::vector<int32_t> cell_begin;    // [experts + 1]
   std::vector<int32_t> split_begin;   // [experts + 1] where the expert's cells begin in ReplicaSplit::rows
@@ -29,7 +30,7 @@ struct ReplicaMap {
   int64_t experts() const { return static_cast<int64_t>(option_begin.size()) - 1; }
   int64_t cells() const { return cell_begin.back(); }
   int64_t options(size_t e) const { return option_begin[e + 1] - option_begin[e]; }
-  int32_t node(size_t option) const { return gpu[option] / static_cast<int32_t>(gpus_per_node); }
+  int32_t node(size_t option) const { return node_of[option]; }
 };
 // GPU g holds the slots from g * slots / gpus; both divide.
 ReplicaMap replica_map(const Placement& placement, int64_t gpus, int64_t gpus_per_node);

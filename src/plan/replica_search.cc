@@ -194,8 +194,11 @@ class Search {
       for (int32_t o = map_.option_begin[e]; o < map_.option_begin[e + 1]; ++o) {
         if (o == option_[c]) continue;
         const size_t to = at(map_.gpu[at(o)]);
+        // A step saves one node at most: most GPUs were reached for less, and need no look at the token.
+        const int32_t reached = reached_[to] == epoch_ ? reached_cost_[to] : INT32_MAX;
+        if (reached < cost_so_far || cost_so_far - 1 > budget + 1) continue;
         const int32_t total = cost_so_far + cost(c, o);
-        if (total > budget + 1 || (reached_[to] == epoch_ && reached_cost_[to] <= total)) continue;
+        if (total > budget + 1 || reached <= total) continue;
         reached_[to] = epoch_;
         reached_cost_[to] = total;
         steps_.push_back({c, o, parent, total});
