@@ -18,15 +18,14 @@ class Streams {
   // seconds(member) behind `after`.
   template <class Seconds>
   Times compute(const BlockTimes& block, const char* name, const Times& after, Seconds&& seconds) {
-    double begin = 1e300, longest = 0;
+    double longest = 0;
     for (size_t m = 0; m < free_.size(); ++m) {
       const double length = seconds(block.members[m]), start = std::max(free_[m], after[m]);
-      begin = std::min(begin, start);
+      if (m == 0 && length > 0) keep(block, name, false, start, start + length);
       longest = std::max(longest, length);
       free_[m] = start + length;
       busy_[m] += length;
     }
-    if (longest > 0) keep(block, name, false, begin, *std::max_element(free_.begin(), free_.end()));
     return longest > 0 ? free_ : after;
   }
 

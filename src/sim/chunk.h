@@ -27,7 +27,7 @@ struct BlockTimes {
 struct ChunkSpan {
   std::string name;  // "experts forward"
   bool communication = false;
-  double begin = 0, end = 0;  // from the chunk's begin; of the slowest member
+  double begin = 0, end = 0;  // from the chunk's begin; what computes: of the first member
 };
 
 struct ChunkRun {

@@ -3,11 +3,11 @@
 #include <fmt/format.h>
 
 #include <algorithm>
-#include <nlohmann/json.hpp>
 #include <vector>
 
 #include "base/error.h"
 #include "base/svg.h"
+#include "base/timeline.h"
 
 namespace rorqual {
 namespace {
@@ -132,27 +132,20 @@ std::string step_chart(const StepEstimate& e, std::string_view title) {
 }
 
 std::string step_trace(const StepEstimate& e) {
-  using Json = nlohmann::ordered_json;
-  Json events = Json::array();
+  constexpr int kLanes = 3;
+  const char* lanes[kLanes] = {"actions", "compute", "rows on links"};
   int64_t ranks = 0;
   for (const StepSpan& s : e.spans) ranks = std::max(ranks, s.rank + 1);
-  const char* lanes[] = {"actions", "compute", "rows on links"};
-  for (int64_t r = 0; r < ranks; ++r) {
-    events.push_back(
-        {{"name", "process_name"}, {"ph", "M"}, {"pid", r}, {"args", {{"name", fmt::format("pipeline rank {}", r)}}}});
-    for (int lane = 0; lane < 3; ++lane)
-      events.push_back({{"name", "thread_name"}, {"ph", "M"}, {"pid", r}, {"tid", lane}, {"args", {{"name", lanes[lane]}}}});
-  }
+  const auto track = [](int64_t rank, int lane) { return static_cast<int>(rank) * kLanes + lane; };
+  std::vector<TimelineTrack> tracks;
+  for (int64_t r = 0; r < ranks; ++r)
+    for (int lane = 0; lane < kLanes; ++lane) tracks.push_back({track(r, lane), fmt::format("rank {} {}", r, lanes[lane])});
+  std::vector<TimelineSpan> spans;
   for (const StepSpan& s : e.spans) {
     const int lane = s.lane == Lane::kCompute ? 1 : s.lane == Lane::kCommunication ? 2 : 0;
-    events.push_back({{"name", s.name},
-                      {"ph", "X"},
-                      {"pid", s.rank},
-                      {"tid", lane},
-                      {"ts", s.begin * 1e6},
-                      {"dur", (s.end - s.begin) * 1e6}});
+    spans.push_back({track(s.rank, lane), s.name, lanes[lane], s.begin, s.end});
   }
-  return Json{{"displayTimeUnit", "ms"}, {"traceEvents", std::move(events)}}.dump() + "\n";
+  return timeline_json(tracks, spans);
 }
 
 }  // namespace rorqual

@@ -12,7 +12,7 @@ namespace rorqual {
 // moves rows.
 std::string step_chart(const StepEstimate& estimate, std::string_view title);
 
-// JSON: a process for each pipeline rank, with a lane for actions, one for what computes and one for rows on links.
+// JSON: for each pipeline rank a track of actions, one of what computes and one of rows on links.
 std::string step_trace(const StepEstimate& estimate);
 
 }  // namespace rorqual
