@@ -71,9 +71,10 @@ void run_plan_serving(const PlanServingCommand& c) {
 
 void add_plan_serving(CLI::App& plan) {
   auto c = std::make_shared<PlanServingCommand>();
-  CLI::App* command = add_command(plan, "serving", "Predicts a unit of ranks that reads prompts or decodes",
-                                  "rorqual plan serving v3-671b --cluster h800 --phase decode --ranks 144 --slots 2 --batch 88 "
-                                  "--context 4989");
+  CLI::App* command =
+      add_command(plan, "serving", "Predicts a unit of ranks that reads prompts or decodes",
+                  "rorqual plan serving v3-671b --cluster h800-2025 --phase decode --ranks 144 --slots 2 --batch 88 "
+                  "--context 4989");
   command->add_option("RECIPE", c->recipe, "name of a recipe, or a .toml file")->required()->type_name("RECIPE");
   command->add_option("--cluster", c->cluster, "name of a cluster, or a .toml file")->required()->type_name("FILE");
   command->add_option("--phase", c->phase, "what the unit does")->required()->check(CLI::IsMember({"prefill", "decode"}));
