@@ -271,6 +271,17 @@ TEST(Serve, StopsWithEveryStreamAtItsEnd) {
   EXPECT_EQ(events.back()["choices"][0]["finish_reason"], "length");
 }
 
+// By default streams get time to end; where there is none, nothing waits for that time.
+TEST(Serve, StopsAtOnceWhenIdle) {
+  const ServedRuns models;
+  for (const int number : {SIGTERM, SIGINT}) {
+    ServeProgram s(models, {models.run(), "--drain-s", "3600"});
+    EXPECT_EQ(s.curl("/health").status, 200);
+    s.signal(number);
+    EXPECT_EQ(s.wait(), 0);
+  }
+}
+
 TEST(Serve, ModelsFolder) {
   const ServedRuns models;
   const std::string env = models.environment();
