@@ -85,8 +85,9 @@ SimulatedPhase mlp_phase(const ModelConfig& c, const Formats& f, int64_t width) 
   phase.products = {{2 * width, c.hidden_size, f.fp8, false}, {c.hidden_size, width, f.fp8, false}};
   const double norm = (2 + f.operand()) * hidden, swiglu = (4 + f.operand()) * w, cache = f.fp8 ? 2 * w : 0;
   phase.forward = {norm + swiglu + cache + 6 * hidden, 0, 3};
-  // SwiGLU's input and its output's gradient in; its input's gradient out, both ways in FP8, and its output again.
-  const double swiglu_gradient = 2 * f.operand() * w + 2 * w + (f.fp8 ? 4 : 4) * w + f.operand() * w;
+  // SwiGLU's input and its output's gradient in; its input's gradient out (in FP8 both ways, so as many bytes), and its output
+  // again.
+  const double swiglu_gradient = 2 * f.operand() * w + 2 * w + 4 * w + f.operand() * w;
   phase.input_gradient = {(f.recompute ? norm : 0) + swiglu_gradient + f.quantise(hidden) + 8 * hidden, 0, 4};
   phase.weight_gradient = {f.transpose(2 * hidden), 0, f.fp8 ? 2 : 0};
   return phase;
