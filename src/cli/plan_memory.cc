@@ -8,6 +8,7 @@
 #include "cli/plan.h"
 #include "plan/cluster.h"
 #include "plan/memory_chart.h"
+#include "sim/step.h"
 #include "train/model_memory.h"
 
 namespace rorqual {
@@ -22,7 +23,7 @@ const std::map<std::string, std::string>& device_clusters() {
 }
 
 struct PlanMemoryCommand {
-  std::string recipe, mesh, schedule = "1f1b", device, svg;
+  std::string recipe, mesh, schedule = "1f1b", device, cluster, svg;
   std::vector<std::string> set;
   uint64_t device_memory = 0;
   int64_t cache_tokens = 0;
@@ -36,7 +37,19 @@ int64_t device_bytes_of(const PlanMemoryCommand& c) {
     if (c.device_memory > (uint64_t{1} << 50)) fail_usage("--device-memory {}: more than a PiB", c.device_memory);
     return static_cast<int64_t>(c.device_memory);
   }
-  return c.device.empty() ? 0 : load_cluster(device_clusters().at(c.device)).device.memory_bytes;
+  if (!c.device.empty()) return load_cluster(device_clusters().at(c.device)).device.memory_bytes;
+  return c.cluster.empty() ? 0 : load_cluster(c.cluster).device.memory_bytes;
+}
+
+// The layers of every stage as `rorqual simulate` cuts them on the cluster.
+std::vector<int64_t> stages_on(const std::string& name, const Recipe& recipe, const MemoryPlanRequest& request) {
+  const SimulatedModel model =
+      simulated_model(recipe.model, recipe.train.sequence_length, make_precision(recipe.formats).is_fp8(), recipe.recompute);
+  StepOptions options;
+  options.schedule = request.schedule;
+  options.batch_sequences = recipe.train.batch_sequences;
+  options.micro_batch_sequences = recipe.train.micro_batch_sequences;
+  return balanced_stages(model, load_cluster(name), request.mesh, options);
 }
 
 Json bytes_json(const MemoryBytes& bytes) {
@@ -156,6 +169,7 @@ void run_plan_memory(const PlanMemoryCommand& c) {
   const Recipe recipe = read_whole_recipe(find_recipe(c.recipe), c.set);
   MemoryPlanRequest request = memory_plan_request(recipe, mesh, parse_pipeline_kind(c.schedule));
   request.cache_tokens = c.cache_tokens;
+  if (!c.cluster.empty()) request.stage_begin = stages_on(c.cluster, recipe, request);
   const ModelNeeds needs = model_needs(recipe);
   const MemoryPlan plan = plan_memory(needs, request);
   const std::string title = fmt::format("{} on {}", c.recipe, to_string(mesh));
@@ -185,6 +199,11 @@ void add_plan_memory(CLI::App& plan) {
   std::vector<std::string> devices;
   for (const auto& [name, cluster] : device_clusters()) devices.push_back(name);
   command->add_option("--device", c->device, "whether it fits this device")->check(CLI::IsMember(devices));
+  command
+      ->add_option(
+          "--cluster", c->cluster,
+          "cut the layers as simulate and plan search do on this cluster (else evenly), and whether it fits its device")
+      ->type_name("FILE");
   command->add_option("--device-memory", c->device_memory, "whether it fits so many bytes, as 80GiB")
       ->transform(CLI::AsSizeValue(true))
       ->type_name("SIZE");

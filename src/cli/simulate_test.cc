@@ -117,14 +117,14 @@ TEST(Simulate, RefusesWhatCannotBe) {
   EXPECT_THAT(no_file.err, HasSubstr("/nonexistent.json"));
 }
 
-const json& search_of_32_ranks() {
-  static const json found = json_of(run_plan({"search", "v3-16b", "--cluster", "h800", "--ranks", "32", "--json"}));
+const json& search_of_8_ranks() {
+  static const json found = json_of(run_plan({"search", "v3-16b", "--cluster", "h800", "--ranks", "8", "--json"}));
   return found;
 }
 
 TEST(PlanSearch, RanksMeshesByTime) {
-  const json& j = search_of_32_ranks();
-  EXPECT_EQ(j["ranks"], 32);
+  const json& j = search_of_8_ranks();
+  EXPECT_EQ(j["ranks"], 8);
   double last = 0;
   int64_t fit = 0;
   for (const json& mesh : j["meshes"]) {
@@ -140,15 +140,20 @@ TEST(PlanSearch, RanksMeshesByTime) {
 
 // The search and the commands that look closer at one of its meshes tell the same.
 TEST(PlanSearch, AgreesWithSimulateAndMemory) {
-  const json& best = search_of_32_ranks()["meshes"][0];
-  const json step =
-      json_of(simulate({"v3-16b", "--cluster", "h800", "--mesh", best["mesh"], "--schedule", best["schedule"], "--json"}));
-  EXPECT_DOUBLE_EQ(step["step_seconds"].get<double>(), best["step_seconds"].get<double>());
-  EXPECT_EQ(step["stage_begin"], best["stage_begin"]);
-  const json memory = json_of(run_plan({"memory", "v3-16b", "--mesh", best["mesh"], "--schedule", best["schedule"], "--set",
-                                        "grad_lanes=" + best["grad_lanes"].dump(), "--set",
-                                        "expert_lane_group=" + best["expert_lane_group"].dump(), "--json"}));
-  EXPECT_EQ(memory["largest"], best["device_bytes"]);
+  for (const json& mesh : search_of_8_ranks()["meshes"]) {
+    if (!mesh["fits"].get<bool>() || mesh["stage_begin"].size() < 5) continue;  // stages to be cut differently
+    const json step =
+        json_of(simulate({"v3-16b", "--cluster", "h800", "--mesh", mesh["mesh"], "--schedule", mesh["schedule"], "--json"}));
+    EXPECT_DOUBLE_EQ(step["step_seconds"].get<double>(), mesh["step_seconds"].get<double>());
+    EXPECT_EQ(step["stage_begin"], mesh["stage_begin"]);
+    const json memory = json_of(run_plan({"memory", "v3-16b", "--mesh", mesh["mesh"], "--schedule", mesh["schedule"],
+                                          "--cluster", "h800", "--set", "grad_lanes=" + mesh["grad_lanes"].dump(), "--set",
+                                          "expert_lane_group=" + mesh["expert_lane_group"].dump(), "--json"}));
+    EXPECT_EQ(memory["largest"], mesh["device_bytes"]);
+    EXPECT_EQ(memory["device_memory"], search_of_8_ranks()["device_memory"]);
+    return;
+  }
+  FAIL() << "no mesh of 8 ranks has a pipeline";
 }
 
 TEST(PlanServing, PredictsBothPhases) {

@@ -59,8 +59,8 @@ int64_t longest_shard(int64_t elements, int64_t shards) {
 struct Accumulators {
   int64_t dense = 1, expert = 1;
 };
-Accumulators accumulators(const MemoryPlanRequest& r, StageLayout layout) {
-  const int64_t directions = layout == StageLayout::kDualPipe ? 2 : 1;
+Accumulators accumulators(const MemoryPlanRequest& r) {
+  const int64_t directions = stage_layout(r.schedule) == StageLayout::kDualPipe ? 2 : 1;
   const IndexRange all = lanes_of(r.mesh, r.grad_lanes, 0);
   if (all.size() % directions != 0)
     fail_usage(
@@ -93,14 +93,13 @@ class RankPlanner {
       out_.layers.push_back(h.layers.size());
     }
     out_.pp_i = held.place.pp_i;
-    ep_ranks_ = r_.mesh.ep;
   }
 
   RankMemory plan() {
     tensors();
     if (n_.experts > 0) {
       out_.expected_rows = n_.rows * n_.top_k;
-      out_.worst_rows = n_.rows * ep_ranks_ * std::min(n_.top_k, slots_);
+      out_.worst_rows = n_.rows * r_.mesh.ep * std::min(n_.top_k, slots_);
     }
     micro_batches();
     messages();
@@ -115,9 +114,7 @@ class RankPlanner {
   }
 
   void tensors() {
-    const bool dual =
-        stages_.size() > 1 && stages_[0].held.dense_shards > 1 && stages_[0].held.dense_shards == 2 * r_.mesh.dp * r_.mesh.ep;
-    const Accumulators lanes = accumulators(r_, dual ? StageLayout::kDualPipe : StageLayout::kSingle);
+    const Accumulators lanes = accumulators(r_);
     int64_t master = 0, moments = 0;
     for (const Stage& s : stages_) {
       HeldTensors dense, expert;
@@ -257,7 +254,7 @@ class RankPlanner {
   const ModelNeeds& n_;
   const MemoryPlanRequest& r_;
   const PipelineSchedule& table_;
-  int64_t slots_, ep_ranks_ = 1;
+  int64_t slots_;
   std::vector<Stage> stages_;
   RankMemory out_;
 };
