@@ -123,7 +123,10 @@ int64_t bound_network_rows(const ReplicaMap& map, std::span<const TokenChoices> 
     const double bound = relaxation.evaluate();
     since = bound > best ? 0 : since + 1;
     best = std::max(best, bound);
-    if (since == 5) scale /= 2, since = 0;
+    if (since == 5) {
+      scale /= 2;
+      since = 0;
+    }
     relaxation.follow(scale * (static_cast<double>(found) - bound));
   }
   return static_cast<int64_t>(std::ceil(best - 1e-6 * std::max(1.0, best)));
