@@ -16,6 +16,7 @@ TEST(Cluster, ThoseThatComeWithTheProgramLoad) {
   EXPECT_EQ(h800.device.bf16_flops_per_second, 989.4e12);
   EXPECT_EQ(h800.efficiency.communication_processors, 20);
   EXPECT_GT(load_cluster("h100").nvlink.bytes_per_second, h800.nvlink.bytes_per_second);
+  EXPECT_LT(h800.efficiency.product_share, load_cluster("h800-2025").efficiency.product_share);
   EXPECT_EQ(load_cluster("h200").device.memory_bytes, int64_t{143771} << 20);
   EXPECT_EQ(load_cluster("local").ranks, 1);
   EXPECT_EQ(load_cluster("recipes/clusters/h800.toml").name, "h800");
@@ -53,7 +54,8 @@ TEST(Cluster, MistakesAreNamed) {
     FAIL();
   } catch (const Error& e) {
     EXPECT_EQ(e.exit_code(), 2);
-    EXPECT_NE(std::string(e.what()).find("there is no cluster 'h900'; known: h100, h200, h800, local"), std::string::npos)
+    EXPECT_NE(std::string(e.what()).find("there is no cluster 'h900'; known: h100, h200, h800, h800-2025, local"),
+              std::string::npos)
         << e.what();
   }
 }
