@@ -43,13 +43,11 @@ int64_t device_bytes_of(const PlanMemoryCommand& c) {
 
 // The layers of every stage as `rorqual simulate` cuts them on the cluster.
 std::vector<int64_t> stages_on(const std::string& name, const Recipe& recipe, const MemoryPlanRequest& request) {
-  const SimulatedModel model =
-      simulated_model(recipe.model, recipe.train.sequence_length, make_precision(recipe.formats).is_fp8(), recipe.recompute);
   StepOptions options;
   options.schedule = request.schedule;
   options.batch_sequences = recipe.train.batch_sequences;
   options.micro_batch_sequences = recipe.train.micro_batch_sequences;
-  return balanced_stages(model, load_cluster(name), request.mesh, options);
+  return balanced_stages(simulated_model(recipe), load_cluster(name), request.mesh, options);
 }
 
 Json bytes_json(const MemoryBytes& bytes) {

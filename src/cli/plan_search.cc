@@ -78,8 +78,7 @@ void run_plan_search(const PlanSearchCommand& c) {
   }
   const Recipe recipe = read_whole_recipe(find_recipe(c.recipe), c.set);
   search.needs = model_needs(recipe);
-  search.model =
-      simulated_model(recipe.model, recipe.train.sequence_length, make_precision(recipe.formats).is_fp8(), recipe.recompute);
+  search.model = simulated_model(recipe);
   search.batch_sequences = recipe.train.batch_sequences;
   search.micro_batch_sequences = recipe.train.micro_batch_sequences;
   search.device_bytes = search.cluster.device.memory_bytes;

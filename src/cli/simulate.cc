@@ -6,6 +6,7 @@
 #include "base/error.h"
 #include "base/file.h"
 #include "cli/command.h"
+#include "cli/plan.h"
 #include "plan/cluster.h"
 #include "sim/failures.h"
 #include "sim/step.h"
@@ -120,8 +121,7 @@ void run(const Options& o) {
   const Cluster cluster = load_cluster(o.cluster);
   Mesh mesh = parse_mesh(o.mesh);
   mesh.ranks_per_node = cluster.ranks_per_node;
-  const SimulatedModel model =
-      simulated_model(recipe.model, recipe.train.sequence_length, recipe.formats.precision == "fp8", recipe.recompute);
+  const SimulatedModel model = simulated_model(recipe);
   StepOptions step{.schedule = parse_pipeline_kind(o.schedule),
                    .batch_sequences = o.batch_sequences > 0 ? o.batch_sequences : recipe.train.batch_sequences,
                    .micro_batch_sequences = recipe.train.micro_batch_sequences};
