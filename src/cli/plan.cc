@@ -1,13 +1,8 @@
 #include "cli/plan.h"
 
 #include "cli/command.h"
-#include "train/recipe.h"
 
 namespace rorqual {
-
-SimulatedModel simulated_model(const Recipe& recipe) {
-  return simulated_model(recipe.model, recipe.train.sequence_length, make_precision(recipe.formats).is_fp8(), recipe.recompute);
-}
 
 void add_plan(CLI::App& app) {
   CLI::App* plan = add_command(app, "plan", "Tables of who computes, sends and holds what, checked and drawn",

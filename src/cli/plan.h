@@ -4,14 +4,7 @@
 
 #include <CLI/CLI.hpp>
 
-#include "sim/simulated_model.h"
-
 namespace rorqual {
-
-struct Recipe;
-
-// What a recipe trains, as the simulator prices it.
-SimulatedModel simulated_model(const Recipe& recipe);
 
 void add_plan_pipeline(CLI::App& plan);
 void add_plan_memory(CLI::App& plan);

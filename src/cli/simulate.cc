@@ -6,7 +6,6 @@
 #include "base/error.h"
 #include "base/file.h"
 #include "cli/command.h"
-#include "cli/plan.h"
 #include "plan/cluster.h"
 #include "sim/failures.h"
 #include "sim/step.h"

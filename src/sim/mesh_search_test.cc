@@ -5,7 +5,7 @@
 #include <algorithm>
 #include <set>
 
-#include "model/config.h"
+#include "sim/sim_test_support.h"
 
 namespace rorqual {
 namespace {
@@ -15,30 +15,19 @@ MeshSearch small_search() {
   MeshSearch s;
   s.cluster = load_cluster("h800");
   s.cluster.ranks = 16;
-  ModelConfig c;
-  c.vocab_size = 1024;
-  c.hidden_size = 256;
-  c.intermediate_size = 512;
-  c.moe_intermediate_size = 128;
-  c.num_hidden_layers = 8;
-  c.num_attention_heads = 4;
-  c.kv_lora_rank = 64;
-  c.qk_nope_head_dim = c.v_head_dim = 32;
-  c.qk_rope_head_dim = 16;
-  c.n_routed_experts = 16;
-  c.num_experts_per_tok = 2;
-  s.model = simulated_model(c, 512, true, true);
-  s.needs.hidden = 256;
-  s.needs.experts = 16;
-  s.needs.top_k = 2;
-  s.needs.rows = 512;
+  const Recipe& recipe = small_recipe();
+  s.model = simulated_model(recipe);
+  s.needs.hidden = recipe.model.hidden_size;
+  s.needs.experts = recipe.model.n_routed_experts;
+  s.needs.top_k = recipe.model.num_experts_per_tok;
+  s.needs.rows = recipe.train.sequence_length;
   BlockNeeds block;
   block.kind = "experts";
   block.dense.elements = 1 << 20;
   block.expert.elements = 1 << 16;
   block.saved[PlanMemory::kActivations] = 1 << 20;
   s.needs.kinds = {block};
-  s.needs.kind_of_layer.assign(8, 0);
+  s.needs.kind_of_layer.assign(static_cast<size_t>(recipe.model.num_hidden_layers), 0);
   s.batch_sequences = 64;
   s.device_bytes = s.cluster.device.memory_bytes;
   return s;

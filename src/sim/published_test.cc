@@ -2,36 +2,18 @@
 // Nothing is fitted to them; the bounds say how near the model is, and hold it there.
 #include <gtest/gtest.h>
 
-#include "model/config.h"
 #include "plan/cluster.h"
 #include "sim/cost_model.h"
 #include "sim/serving.h"
 #include "sim/step.h"
+#include "train/recipe.h"
 
 namespace rorqual {
 namespace {
 
-ModelConfig v3() {
-  ModelConfig c;
-  c.vocab_size = 129280;
-  c.hidden_size = 7168;
-  c.intermediate_size = 18432;
-  c.moe_intermediate_size = 2048;
-  c.num_hidden_layers = 61;
-  c.num_attention_heads = 128;
-  c.q_lora_rank = 1536;
-  c.kv_lora_rank = 512;
-  c.qk_nope_head_dim = 128;
-  c.qk_rope_head_dim = 64;
-  c.v_head_dim = 128;
-  c.n_routed_experts = 256;
-  c.n_shared_experts = 1;
-  c.num_experts_per_tok = 8;
-  c.n_group = 8;
-  c.topk_group = 4;
-  c.first_k_dense_replace = 3;
-  c.num_nextn_predict_layers = 1;
-  return c;
+const Recipe& v3() {
+  static const Recipe recipe = read_whole_recipe("recipes/v3-671b.toml", {});
+  return recipe;
 }
 
 Cluster h800() {  // as in 2024
@@ -42,8 +24,8 @@ Cluster h800_of_2025() {
 }
 
 TEST(Published, StepOfDeepSeekV3) {
-  const SimulatedModel model = simulated_model(v3(), 4096, true, true);
-  StepOptions options{.schedule = PipelineKind::kDualPipe, .batch_sequences = 15360};
+  const SimulatedModel model = simulated_model(v3());
+  StepOptions options{.schedule = PipelineKind::kDualPipe, .batch_sequences = v3().train.batch_sequences};
   const StepEstimate e = simulate_step(model, h800(), {.pp = 16, .dp = 2, .ep = 64}, options);
   // Published: 19.926 s, 272.80B tokens a day, 180K GPU-hours, a bubble of 2.06 s, an optimizer of 0.29 s.
   EXPECT_NEAR(e.step_seconds, 18.15, 0.1);
@@ -60,7 +42,7 @@ TEST(Published, StepOfDeepSeekV3) {
 // Bytes as DeepEP's own tests count them: a token once for each node that it reaches, its own included; on one node the bytes
 // that a GPU receives.
 TEST(Published, BandwidthOfDispatchAndCombine) {
-  SimulatedModel model = simulated_model(v3(), 4096, true, true);
+  SimulatedModel model = simulated_model(v3());
   const Cluster cluster = h800();
   struct Row {
     int64_t ranks;
@@ -81,8 +63,8 @@ TEST(Published, BandwidthOfDispatchAndCombine) {
 }
 
 TEST(Published, ServingOfDeepSeekV3) {
-  const ServingEstimate prefill = simulate_prefill(v3(), h800_of_2025(), {.ranks = 32, .slots_per_rank = 9}, 16384, 4096);
-  const ServingEstimate decode = simulate_decode(v3(), h800_of_2025(), {.ranks = 144, .slots_per_rank = 2}, 88, 4989);
+  const ServingEstimate prefill = simulate_prefill(v3().model, h800_of_2025(), {.ranks = 32, .slots_per_rank = 9}, 16384, 4096);
+  const ServingEstimate decode = simulate_decode(v3().model, h800_of_2025(), {.ranks = 144, .slots_per_rank = 2}, 88, 4989);
   // Published: 73.7k tokens a second and node, cached ones among them, and 14.8k.
   EXPECT_NEAR(prefill.tokens_per_second_per_node, 69.2e3, 1e3);
   EXPECT_NEAR(decode.tokens_per_second_per_node, 14.36e3, 0.2e3);

@@ -3,6 +3,7 @@
 #include "base/error.h"
 #include "model/config.h"
 #include "model/flops.h"
+#include "train/recipe.h"
 
 namespace rorqual {
 namespace {
@@ -186,6 +187,10 @@ SimulatedModel simulated_model(const ModelConfig& c, int64_t sequence_length, bo
   model.combine_row = bf16_combine_row(c.hidden_size);
   count_flops(model, c);
   return model;
+}
+
+SimulatedModel simulated_model(const Recipe& recipe) {
+  return simulated_model(recipe.model, recipe.train.sequence_length, make_precision(recipe.formats).is_fp8(), recipe.recompute);
 }
 
 std::vector<const SimulatedBlock*> stage_blocks(const SimulatedModel& model, const std::vector<int64_t>& stage_begin,

@@ -11,6 +11,7 @@
 namespace rorqual {
 
 struct ModelConfig;
+struct Recipe;
 
 // Rows of a phase are tokens, or (routed) the rows that reach experts.
 struct SimulatedProduct {
@@ -57,6 +58,7 @@ struct SimulatedModel {
 
 // fp8: linear layers of the blocks in FP8 (spec 2.1), else BF16. recompute: as the recipe's key (report §3.2.3).
 SimulatedModel simulated_model(const ModelConfig& config, int64_t sequence_length, bool fp8, bool recompute);
+SimulatedModel simulated_model(const Recipe& recipe);  // as the recipe trains it
 
 // The blocks of stage `stage`: embedding before the first layer, tail behind the last. stage_begin: [stages + 1] (plan/mesh.h).
 std::vector<const SimulatedBlock*> stage_blocks(const SimulatedModel& model, const std::vector<int64_t>& stage_begin,

@@ -7,38 +7,15 @@
 #include <nlohmann/json.hpp>
 
 #include "base/error.h"
-#include "model/config.h"
 #include "model/tensor_list.h"
 #include "plan/cluster.h"
 #include "sim/cost_model.h"
 #include "sim/failures.h"
+#include "sim/sim_test_support.h"
 #include "sim/timeline.h"
 
 namespace rorqual {
 namespace {
-
-ModelConfig small_config() {
-  ModelConfig c;
-  c.vocab_size = 1024;
-  c.hidden_size = 256;
-  c.intermediate_size = 512;
-  c.moe_intermediate_size = 128;
-  c.num_hidden_layers = 8;
-  c.num_attention_heads = 4;
-  c.q_lora_rank = 64;
-  c.kv_lora_rank = 32;
-  c.qk_nope_head_dim = 32;
-  c.qk_rope_head_dim = 16;
-  c.v_head_dim = 32;
-  c.n_routed_experts = 16;
-  c.n_shared_experts = 1;
-  c.num_experts_per_tok = 4;
-  c.n_group = 4;
-  c.topk_group = 2;
-  c.first_k_dense_replace = 1;
-  c.num_nextn_predict_layers = 1;
-  return c;
-}
 
 Cluster small_cluster() {
   Cluster c;
@@ -59,7 +36,7 @@ Cluster small_cluster() {
 }
 
 SimulatedModel small_model() {
-  return simulated_model(small_config(), 128, true, true);
+  return simulated_model(small_recipe());
 }
 
 const Mesh kMesh{.pp = 4, .dp = 2, .ep = 8, .ranks_per_node = 4};
@@ -73,7 +50,7 @@ StepEstimate simulate(const StepOptions& options) {
 }
 
 TEST(SimulatedModel, HasTheWeightsOfTheTensorList) {
-  const ModelConfig c = small_config();
+  const ModelConfig& c = small_recipe().model;
   const TensorList tensors(c);
   int64_t expected = 0, active = 0;
   for (const TensorSpec& s : tensors.specs()) {
@@ -163,7 +140,7 @@ TEST(Step, OptimizerMovesEveryGradientOnce) {
   Mesh mesh{.pp = 1, .dp = 1, .ep = 2};
   StepOptions options{.schedule = PipelineKind::k1F1B, .batch_sequences = 4};
   const StepEstimate e = simulate_step(small_model(), small_cluster(), mesh, options);
-  const TensorList tensors(small_config());
+  const TensorList tensors(small_recipe().model);
   int64_t dense = 0;
   for (const TensorSpec& s : tensors.specs())
     if (s.role != Role::kNorm && s.role != Role::kRouterBias && s.role != Role::kExpert) dense += s.count();

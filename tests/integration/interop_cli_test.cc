@@ -186,29 +186,7 @@ TEST_F(ModelCommands, InspectKnowsEveryKind) {
 
 // Recipes far larger than this machine's memory are inspected all the same: DeepSeek-V3 itself.
 TEST_F(ModelCommands, InspectsWhatNoMachineHolds) {
-  bench_->write("v3.toml", R"([model]
-vocab_size = 129280
-hidden_size = 7168
-intermediate_size = 18432
-moe_intermediate_size = 2048
-num_hidden_layers = 61
-num_attention_heads = 128
-q_lora_rank = 1536
-kv_lora_rank = 512
-qk_nope_head_dim = 128
-qk_rope_head_dim = 64
-v_head_dim = 128
-n_routed_experts = 256
-n_shared_experts = 1
-num_experts_per_tok = 8
-n_group = 8
-topk_group = 4
-first_k_dense_replace = 3
-num_nextn_predict_layers = 1
-[train]
-sequence_length = 4096
-)");
-  const Json v3 = json("inspect " + at("v3.toml"));
+  const Json v3 = json("inspect v3-671b");
   // Report §4.2: 671B parameters in all, 37B active.
   EXPECT_NEAR(v3["parameters"]["total"].get<double>(), 671e9, 1e9);
   EXPECT_NEAR(v3["parameters"]["active"].get<double>(), 37e9, 1e9);
