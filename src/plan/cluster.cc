@@ -40,6 +40,7 @@ void check_cluster(const Cluster& c, const std::string& where) {
                                    {"host.latency_seconds", c.host.latency_seconds},
                                    {"host.memory_bytes", static_cast<double>(c.host_memory_bytes)},
                                    {"efficiency.product_half_k", e.product_half_k},
+                                   {"efficiency.exchange_bytes_per_second", e.exchange_bytes_per_second},
                                    {"efficiency.launch_seconds", e.launch_seconds}})
     if (!(value >= 0)) fail_usage("{}: {} = {} must not be negative", where, key, value);
   if (e.communication_processors < 0 || e.communication_processors >= d.processors)

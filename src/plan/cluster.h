@@ -45,8 +45,11 @@ struct Cluster {
     double attention_forward_share = 1, attention_backward_share = 1;  // of the BF16 peak
     double memory_share = 1;
     double nvlink_share = 1, network_share = 1;  // of dispatch and combine
-    double launch_seconds = 0;                   // of a kernel, whatever its size
-    int64_t communication_processors = 0;        // taken from compute while rows travel
+    // Rows that the kernels of the two hops take in, one for each node that a token reaches, its own among them: a row for the
+    // own node passes the same buffers without loading the network. 0: as fast as the links.
+    double exchange_bytes_per_second = 0;
+    double launch_seconds = 0;             // of a kernel, whatever its size
+    int64_t communication_processors = 0;  // taken from compute while rows travel
   } efficiency;
 
   int64_t nodes() const { return (ranks + ranks_per_node - 1) / ranks_per_node; }
@@ -81,6 +84,8 @@ void visit_cluster_keys(C& c, Visit&& visit) {
   visit("efficiency.memory_share", e.memory_share, "share of the memory's peak");
   visit("efficiency.nvlink_share", e.nvlink_share, "share of nvlink.bytes_per_second that dispatch and combine reach");
   visit("efficiency.network_share", e.network_share, "share of network.bytes_per_second that dispatch and combine reach");
+  visit("efficiency.exchange_bytes_per_second", e.exchange_bytes_per_second,
+        "rows that the kernels of two hops take in, one for each node that a token reaches; 0: as the links");
   visit("efficiency.launch_seconds", e.launch_seconds, "of a kernel, whatever its size");
   visit("efficiency.communication_processors", e.communication_processors, "processors that move rows instead of computing");
 }

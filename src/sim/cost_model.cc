@@ -95,7 +95,9 @@ ExchangeSeconds exchange_seconds(const SimulatedModel& model, const Cluster& clu
   const bool nodes = mesh.ep > mesh.ranks_per_node;
   const auto seconds = [&](const RowBytes& row) {
     const double bytes = tokens * static_cast<double>(row.total());
-    const double network = nodes ? load.network_worst * bytes / network_bytes_per_second(cluster, true) : 0;
+    double network = nodes ? load.network_worst * bytes / network_bytes_per_second(cluster, true) : 0;
+    if (const double taken_in = cluster.efficiency.exchange_bytes_per_second; nodes && taken_in > 0)
+      network = std::max(network, (load.network_worst + load.network_own_node) * bytes / taken_in);
     const double nvlink = load.nvlink_worst * bytes / (cluster.nvlink.bytes_per_second * cluster.efficiency.nvlink_share);
     return std::max(network, nvlink) + cluster.nvlink.latency_seconds + (nodes ? cluster.network.latency_seconds : 0);
   };

@@ -48,7 +48,7 @@ TEST(Published, BandwidthOfDispatchAndCombine) {
     int64_t ranks;
     double dispatch, combine;  // GB/s; published in February 2025: 153 158, 43 43, 44 47, 46 45
   };
-  for (const Row& row : {Row{8, 152.3, 154.2}, {16, 52.9, 53.6}, {32, 52.6, 53.3}, {64, 44.5, 45.1}}) {
+  for (const Row& row : {Row{8, 152.3, 154.2}, {16, 45.2, 45.8}, {32, 45.2, 45.7}, {64, 44.5, 45.1}}) {
     const Mesh mesh{.ep = row.ranks};
     model.groups = row.ranks / 8;
     model.topk_groups = std::min<int64_t>(model.groups, 4);
@@ -66,7 +66,7 @@ TEST(Published, ServingOfDeepSeekV3) {
   const ServingEstimate prefill = simulate_prefill(v3().model, h800_of_2025(), {.ranks = 32, .slots_per_rank = 9}, 16384, 4096);
   const ServingEstimate decode = simulate_decode(v3().model, h800_of_2025(), {.ranks = 144, .slots_per_rank = 2}, 88, 4989);
   // Published: 73.7k tokens a second and node, cached ones among them, and 14.8k.
-  EXPECT_NEAR(prefill.tokens_per_second_per_node, 69.2e3, 1e3);
+  EXPECT_NEAR(prefill.tokens_per_second_per_node, 68.1e3, 0.5e3);
   EXPECT_NEAR(decode.tokens_per_second_per_node, 14.36e3, 0.2e3);
 }
 
