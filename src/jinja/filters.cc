@@ -285,13 +285,21 @@ Value filter_dictsort(const Value& value, const Arguments& arguments, Session& s
   return Value::list(sorted(items, keys, p.flag(2, false), session));
 }
 
+// What Python can keep in a set.
+bool is_hashable(const Value& value) {
+  if (value.is_dict()) return false;
+  if (!value.is_sequence()) return true;
+  const Sequence& sequence = *value.sequence();
+  return sequence.is_tuple && std::all_of(sequence.items.begin(), sequence.items.end(), is_hashable);
+}
+
 Value filter_unique(const Value& value, const Arguments& arguments, Session& session) {
   const Parameters p(arguments, "unique", {"case_sensitive", "attribute"});
   Items out, keys;
   const SequencePtr all = items_of(value, session);
   for (const Value& item : all->items) {
     Value key = key_of(item, p[1], p.flag(0, false), session);
-    if (key.is_sequence() || key.is_dict()) refuse("'unique' needs text or numbers, not a {}", key.type_name());
+    if (!is_hashable(key)) refuse("'unique' needs text, numbers or tuples of these, not a {}", key.type_name());
     if (std::any_of(keys.begin(), keys.end(), [&](const Value& k) { return equal(k, key, session.budget); })) continue;
     keys.push_back(std::move(key));
     out.push_back(item);

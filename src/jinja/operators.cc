@@ -135,13 +135,13 @@ Value method(const Value& self, std::string_view name) {
 
 Value binary(std::string_view name, const Value& a, const Value& b, Session& session) {
   if (a.is_undefined()) refuse_undefined(a);
+  if (name == "%" && a.is_text()) refuse("unsupported: formatting text with '%'");  // of what is undefined too
   if (b.is_undefined()) refuse_undefined(b);
   if (a.is_integral() && b.is_integral()) return of_integers(name, a.integer(), b.integer());
   if (a.is_numeric() && b.is_numeric()) return of_numbers(name, a.number(), b.number());
   if (name == "+") return added(a, b, session);
   if (name == "*" && b.is_integral() && (a.is_text() || a.is_sequence())) return repeated(a, b.integer(), session);
   if (name == "*" && a.is_integral() && (b.is_text() || b.is_sequence())) return repeated(b, a.integer(), session);
-  if (name == "%" && a.is_text()) refuse("unsupported: formatting text with '%'");
   refuse("'{}' has no meaning between {} and {}", name, a.type_name(), b.type_name());
 }
 

@@ -27,9 +27,10 @@ bool is_cased(const Value& value, Case wanted, Session& session) {
   return upper != lower && text == (wanted == Case::kUpper ? upper : lower);
 }
 
-int64_t integer_for(const Value& value, std::string_view test) {
-  if (!value.is_integral()) refuse("'{}' needs an integer, not a {}", test, value.type_name());
-  return value.integer();
+// Of numbers that are not whole neither is true.
+bool has_remainder(const Value& value, double wanted, std::string_view test, Session& session) {
+  if (!value.is_numeric()) refuse("'{}' needs a number, not a {}", test, value.type_name());
+  return binary("%", value, Value(int64_t{2}), session).number() == wanted;
 }
 
 bool same(const Value& a, const Value& b, Session& session) {
@@ -57,8 +58,8 @@ constexpr std::array kTests = {
     Row{"iterable", 0, RORQUAL_TEST(is_iterable(v))},
     Row{"sequence", 0, RORQUAL_TEST(v.is_text() || v.is_sequence() || v.is_dict() || v.is_undefined())},
     Row{"callable", 0, RORQUAL_TEST(v.is<std::shared_ptr<const Callable>>() || v.is_undefined())},
-    Row{"odd", 0, RORQUAL_TEST(integer_for(v, "odd") % 2 != 0)},
-    Row{"even", 0, RORQUAL_TEST(integer_for(v, "even") % 2 == 0)},
+    Row{"odd", 0, RORQUAL_TEST(has_remainder(v, 1, "odd", s))},
+    Row{"even", 0, RORQUAL_TEST(has_remainder(v, 0, "even", s))},
     Row{"divisibleby", 1, RORQUAL_TEST(binary("%", v, *a[0], s).number() == 0)},
     Row{"upper", 0, RORQUAL_TEST(is_cased(v, Case::kUpper, s))},
     Row{"lower", 0, RORQUAL_TEST(is_cased(v, Case::kLower, s))},

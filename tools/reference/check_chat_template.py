@@ -173,7 +173,7 @@ def random_spaces(rng):
 def check_random(program, count, seed):
     rng = random.Random(seed)
     env = environment()
-    right = failed = count_of = 0
+    right = failed = refused = count_of = 0
     for i in range(count):
         template = random_spaces(rng) if i % 4 == 0 else "{{ %s }}" % random_expression(rng, rng.choice((1, 2, 3)))
         theirs = rendered(env, template, jinja_cases.CONTEXT)
@@ -184,11 +184,15 @@ def check_random(program, count, seed):
         # A slice of a number is an error, but Jinja2 folds that of a constant to undefined.
         if "has no slices" in mine.get("error", "") and "text" in theirs:
             continue
+        # Refused by name, as docs/formats/chat_template.md lists: formatting with '%'. A few at most, or nothing would be compared.
+        if "unsupported: formatting text with '%'" in mine.get("error", ""):
+            refused += 1
+            continue
         right += agree("random %d" % i, template, mine, theirs)
         count_of += 1
         failed += "error" in theirs
-    print("random: %d of %d agree, %d are errors" % (right, count_of, failed))
-    return right == count_of
+    print("random: %d of %d agree, %d are errors; %d refused for formatting with '%%'" % (right, count_of, failed, refused))
+    return right == count_of and refused * 20 <= count
 
 
 def check_transformers(program):
