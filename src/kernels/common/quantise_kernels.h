@@ -22,6 +22,7 @@ struct QuantiseRow {
   uint8_t* codes = nullptr;
   float* scales = nullptr;           // [groups]
   QuantiseCounts* counts = nullptr;  // added to; null: nothing is counted
+  bool past_caches = false;          // codes of eight bits may go past the caches (past_caches.h); they begin a line
 };
 
 struct DequantiseRow {
@@ -49,6 +50,7 @@ struct ColumnBlock {
   float* scales = nullptr;  // [cols]
   QuantiseCounts* counts = nullptr;
   const std::byte* next = nullptr;  // where as many rows and columns lie that are read next, or null
+  bool past_caches = false;         // as in QuantiseRow; every row begins a line
 };
 
 struct QuantiseKernels {

@@ -9,6 +9,7 @@
 
 #include "base/threads.h"
 #include "kernels/common/partition.h"
+#include "kernels/common/past_caches.h"
 #include "kernels/common/quantise_kernels.h"
 
 namespace rorqual {
@@ -31,15 +32,16 @@ inline void check_rows_coded(const ScaledTensor& y) {
   CHECK(y.dtype() != DType::kE5M6 || y.rows() <= 1 || y.codes.stride % 2 == 0, "rows of E5M6 {} apart", y.codes.stride);
 }
 
+struct Nothing {
+  void operator()(int64_t) const {}
+};
 // What a task of quantise_rows works with: where the values come from and where they go.
 template <class Values, class Done>
 struct RowTask {
+  static constexpr bool kReadsAgain = !std::is_same_v<Done, Nothing>;
   Values values;   // values(t, begin, n): a pointer to elements [begin, begin + n) of row t, valid until the next call
   ScaledTensor y;  // rows of the whole call; stride 0 if every row goes to the same place
   Done done;       // done(t): after row t of y was written
-};
-struct Nothing {
-  void operator()(int64_t) const {}
 };
 template <class Values, class Done = Nothing>
 RowTask<Values, Done> row_task(Values values, const ScaledTensor& y, Done done = {}) {
@@ -66,7 +68,7 @@ void row_amax(const QuantiseKernels& kernels, const QuantiseShape& shape, Task& 
 
 template <class Task>
 void quantise_row(const QuantiseKernels& kernels, const QuantiseShape& shape, const Quantiser& quantiser, Task& task, int64_t t,
-                  const uint32_t* amax, QuantiseCounts* counts) {
+                  const uint32_t* amax, bool past_caches, QuantiseCounts* counts) {
   for (int64_t begin = 0; begin < shape.cols; begin += std::min(shape.chunk, shape.cols)) {
     const int64_t n = std::min(shape.chunk, shape.cols - begin), group = begin / kScaleGroup;
     kernels.row({.x = task.values(t, begin, n),
@@ -77,7 +79,8 @@ void quantise_row(const QuantiseKernels& kernels, const QuantiseShape& shape, co
                  .amax = amax == nullptr ? nullptr : amax + group,
                  .codes = reinterpret_cast<uint8_t*>(task.y.codes.raw_row(t)) + bytes_of(task.y.dtype(), begin),
                  .scales = task.y.scales.template row<float>(t) + group,
-                 .counts = counts});
+                 .counts = counts,
+                 .past_caches = past_caches});
   }
   task.done(t);
 }
@@ -121,6 +124,7 @@ class QuantiseCall {
 
   void range(int64_t begin, int64_t end) const {
     auto task = make_task_();
+    const bool past_caches = !task.kReadsAgain && goes_past_caches(task.y.codes);
     QuantiseCounts counts;
     QuantiseCounts* const counted = quantiser_.statistics != nullptr ? &counts : nullptr;
     std::vector<uint32_t> of_block;
@@ -131,8 +135,9 @@ class QuantiseCall {
           quantise_detail::row_amax(kernels_, shape_, task, r, of_block.data());
       }
       const uint32_t* amax = of_blocks() ? of_block.data() : shared_.empty() ? nullptr : shared_.data();
-      quantise_detail::quantise_row(kernels_, shape_, quantiser_, task, t, amax, counted);
+      quantise_detail::quantise_row(kernels_, shape_, quantiser_, task, t, amax, past_caches, counted);
     }
+    order_stores_past_caches();
     if (counted != nullptr) quantiser_.statistics->merge(counts);
   }
 
@@ -157,11 +162,12 @@ void quantise_rows(const QuantiseKernels& kernels, const Stream& stream, const Q
 
 // ---- for kernels that compute and quantise a row's groups in registers
 
-// Counts of a range of rows, merged at its end.
+// A range of rows: at its end their counts are merged and their codes are where other threads see them.
 class CountedRange {
  public:
   explicit CountedRange(const Quantiser& quantiser) : statistics_(quantiser.statistics) {}
   ~CountedRange() {
+    order_stores_past_caches();
     if (statistics_ != nullptr) statistics_->merge(counts_);
   }
   CountedRange(const CountedRange&) = delete;
@@ -182,7 +188,8 @@ inline QuantiseRow quantise_row_of(const ScaledTensor& y, int64_t t, const Quant
           .type = y.dtype(),
           .codes = reinterpret_cast<uint8_t*>(y.codes.raw_row(t)) + bytes_of(y.dtype(), begin),
           .scales = y.scales.row<float>(t) + begin / kScaleGroup,
-          .counts = counts};
+          .counts = counts,
+          .past_caches = goes_past_caches(y.codes)};
 }
 inline QuantiseRow quantise_row_of(const ScaledTensor& y, int64_t t, const Quantiser& quantiser, QuantiseCounts* counts) {
   return quantise_row_of(y, t, quantiser, counts, 0, y.cols());

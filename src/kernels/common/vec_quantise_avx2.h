@@ -94,13 +94,17 @@ template <int kBits>
 }
 
 // Codes of eight bits, signs from the values; how many are zero.
-[[gnu::always_inline]] inline int64_t store_eight(uint8_t* codes, const Ints (&magnitudes)[4], const Vec (&y)[4]) {
+[[gnu::always_inline]] inline int64_t store_eight(uint8_t* codes, const Ints (&magnitudes)[4], const Vec (&y)[4],
+                                                  bool past_caches) {
   Ints code[4];
 #pragma GCC unroll 4
   for (int k = 0; k < 4; ++k) code[k] = with_sign<7>(magnitudes[k], y[k]);
   const __m256i bytes = _mm256_packus_epi16(_mm256_packus_epi32(code[0], code[1]), _mm256_packus_epi32(code[2], code[3]));
   const __m256i ordered = _mm256_permutevar8x32_epi32(bytes, _mm256_setr_epi32(0, 4, 1, 5, 2, 6, 3, 7));
-  _mm256_storeu_si256(reinterpret_cast<__m256i*>(codes), ordered);
+  if (past_caches)
+    _mm256_stream_si256(reinterpret_cast<__m256i*>(codes), ordered);
+  else
+    _mm256_storeu_si256(reinterpret_cast<__m256i*>(codes), ordered);
   return count_zero_bytes(_mm256_and_si256(ordered, _mm256_set1_epi8(0x7f)));
 }
 
@@ -108,7 +112,7 @@ template <int kBits>
 // value 2^k · (1 + m / 128), which is rounded to three of m's seven bits. False if a value other than zero lies below 2^-6,
 // where codes are subnormal, or the exponent is too small; and for E5M6.
 template <DType kType>
-[[gnu::always_inline]] inline bool encode_words(const Bf16* x, int exponent, uint8_t* codes) {
+[[gnu::always_inline]] inline bool encode_words(const Bf16* x, int exponent, uint8_t* codes, bool) {
   if (kType != DType::kE4M3 || exponent < -115) return false;
   const __m256i base = _mm256_set1_epi16(static_cast<int16_t>(((exponent + 116) << 7) - 7));
   const __m256i first = _mm256_set1_epi16((5 << 7) + 7), magnitude_bits = _mm256_set1_epi16(0x7fff);

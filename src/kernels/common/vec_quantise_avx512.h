@@ -71,8 +71,17 @@ inline int64_t count_lanes(Mask mask) {
   return (static_cast<uint32_t>(_mm_cvtsi128_si32(smallest)) ^ 0xffffu) << 16;
 }
 
+// A line, or 64 bytes anywhere.
+[[gnu::always_inline]] inline void store_bytes(uint8_t* to, __m512i bytes, bool past_caches) {
+  if (past_caches)
+    _mm512_stream_si512(reinterpret_cast<__m512i*>(to), bytes);
+  else
+    _mm512_storeu_si512(to, bytes);
+}
+
 // Codes of eight bits, signs from the values; how many are zero.
-[[gnu::always_inline]] inline int64_t store_eight(uint8_t* codes, const Ints (&magnitudes)[4], const Vec (&y)[4]) {
+[[gnu::always_inline]] inline int64_t store_eight(uint8_t* codes, const Ints (&magnitudes)[4], const Vec (&y)[4],
+                                                  bool past_caches) {
   const __m512i magnitude_bits = set32(0x7f);
   __m512i code[4];
 #pragma GCC unroll 4
@@ -82,7 +91,7 @@ inline int64_t count_lanes(Mask mask) {
   // Packing goes by 128 bits: four codes of each vector in turn.
   const __m512i order = _mm512_setr_epi32(0, 4, 8, 12, 1, 5, 9, 13, 2, 6, 10, 14, 3, 7, 11, 15);
   const __m512i bytes = _mm512_permutexvar_epi32(order, _mm512_packus_epi16(words, more));
-  _mm512_storeu_si512(codes, bytes);
+  store_bytes(codes, bytes, past_caches);
   return __builtin_popcountll(_mm512_testn_epi8_mask(bytes, _mm512_set1_epi8(0x7f)));
 }
 
@@ -113,7 +122,8 @@ template <bool kPacked, bool kLast>
 // off, and its exponent is counted from the code's. False if a value other than zero has a subnormal code, or the exponent is
 // too small for that.
 template <DType kType>
-[[gnu::always_inline]] inline bool encode_words(const Bf16* x, int exponent, uint8_t* codes) {
+[[gnu::always_inline]] inline bool encode_words(const Bf16* x, int exponent, uint8_t* codes,
+                                                [[maybe_unused]] bool past_caches) {
   constexpr int kBias = kType == DType::kE4M3 ? 7 : 15, kDrop = kType == DType::kE4M3 ? 4 : 1;
   if (exponent + 127 - kBias < 1) return false;
   const __m512i one = _mm512_set1_epi16(1), magnitude_bits = _mm512_set1_epi16(0x7fff);
@@ -134,7 +144,7 @@ template <DType kType>
   if constexpr (kType == DType::kE4M3) {
     const __m512i order = _mm512_setr_epi64(0, 2, 4, 6, 1, 3, 5, 7);
     for (int64_t i = 0; i < 4; i += 2)
-      _mm512_storeu_si512(codes + 32 * i, _mm512_permutexvar_epi64(order, _mm512_packus_epi16(code[i], code[i + 1])));
+      store_bytes(codes + 32 * i, _mm512_permutexvar_epi64(order, _mm512_packus_epi16(code[i], code[i + 1])), past_caches);
   } else {
     for (int64_t i = 0; i < 3; ++i) store_pairs<false, false>(codes + 48 * i, code[i]);
     store_pairs<false, true>(codes + 144, code[3]);

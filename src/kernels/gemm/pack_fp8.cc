@@ -7,6 +7,7 @@
 #include <cmath>
 #include <vector>
 
+#include "kernels/common/past_caches.h"
 #include "kernels/gemm/block.h"
 #include "kernels/gemm/quantise_pack.h"
 
@@ -63,7 +64,8 @@ std::vector<Task> tasks_of(const std::vector<Job>& jobs, bool whole_tensor_only)
 }
 
 // The codes and scales of one block, and what was seen.
-void pack_block(const Job& job, int64_t block, const float* tensor_amax, float* wide, QuantiseCounts& counts) {
+void pack_block(const Job& job, int64_t block, const float* tensor_amax, bool past_caches, float* wide,
+                QuantiseCounts& counts) {
   const PackWeightArgs& args = *job.args;
   const int64_t row = job.row(block), col = job.col(block);
   const SourceBlock source = source_block(args.source, row, col, wide);
@@ -73,7 +75,7 @@ void pack_block(const Job& job, int64_t block, const float* tensor_amax, float* 
   float scale = scale_of(amax, E4M3::kLargest, args.quantiser.rule);
   if (tensor_amax != nullptr && bits < kInfinity) scale = scale_of(*tensor_amax, E4M3::kLargest, args.quantiser.rule);
 
-  PackBlock to{source.data, source.stride, source.rows, source.cols, nullptr, 0, nullptr, 0, nullptr};
+  PackBlock to{source.data, source.stride, source.rows, source.cols, nullptr, 0, nullptr, 0, nullptr, past_caches};
   if (args.source.dtype == DType::kF32 && block + 1 < job.blocks())
     to.next = args.source.row<float>(job.row(block + 1)) + job.col(block + 1);
   const auto place = [&](const PackedWeight& w, int64_t n, int64_t k, uint8_t*& data, int64_t& stride) {
@@ -146,6 +148,10 @@ void pack_fp8(std::span<const PackWeightArgs* const> list, const Stream& stream)
     }
   });
 
+  int64_t bytes = 0;
+  for (const PackWeightArgs* args : list)
+    bytes += (args->packed ? 1 : 0) * args->source.count() + (args->transposed ? 1 : 0) * args->source.count();
+  const bool past_caches = bytes > kKeptInCaches;  // packed data is aligned, panels are whole lines
   const std::vector<Task> second = tasks_of(jobs, false);
   stream.parallel(static_cast<int64_t>(second.size()), [&](int64_t t) {
     const Task& task = second[static_cast<size_t>(t)];
@@ -155,7 +161,8 @@ void pack_fp8(std::span<const PackWeightArgs* const> list, const Stream& stream)
     float wide[kScaleGroup * kScaleGroup];
     QuantiseCounts counts;
     for (int64_t b = task.begin; b < task.end; ++b)
-      pack_block(*task.job, b, q.granularity == Granularity::kTensor ? &whole : nullptr, wide, counts);
+      pack_block(*task.job, b, q.granularity == Granularity::kTensor ? &whole : nullptr, past_caches, wide, counts);
+    order_stores_past_caches();
     if (q.statistics != nullptr) q.statistics->merge(counts);
   });
 }

@@ -31,7 +31,7 @@ PackCounts encode_block(const PackBlock& b, const Argument& argument, Codes& out
         if (b.next != nullptr) __builtin_prefetch(b.next + n * b.stride + k + i * kLanes, 0, 2);
         x[i] = _mm512_maskz_loadu_ps(lanes_of(b.cols - k - i * kLanes), from + i * kLanes);
       }
-      int64_t zero_codes = encode_unit<DType::kE4M3>(x, arguments, &out.at[n][k]);
+      int64_t zero_codes = encode_unit<DType::kE4M3>(x, arguments, &out.at[n][k], false);
       if (zero_codes != 0) {
         for (const Vec& v : x) zero_codes -= count_lanes(equal(v, zeros()));
         counts.flushed += zero_codes;
@@ -64,7 +64,7 @@ void write_packed(const PackBlock& b, const Codes& codes) {
                                 _mm512_unpacklo_epi64(high01, high23), _mm512_unpackhi_epi64(high01, high23)};
       uint8_t* out = b.packed + n / 16 * b.packed_stride + k * 16;
       for (int64_t s = 0; s < 4 && k + s * 4 < b.cols; ++s)
-        _mm512_storeu_si512(out + s * 64, _mm512_shuffle_epi8(fours[s], pairs));
+        store_bytes(out + s * 64, _mm512_shuffle_epi8(fours[s], pairs), b.past_caches);
     }
   }
 }
@@ -84,7 +84,7 @@ void write_transposed(const PackBlock& b, const Codes& codes) {
       const __m512i panels[4] = {_mm512_shuffle_i32x4(even01, even23, 0x88), _mm512_shuffle_i32x4(odd01, odd23, 0x88),
                                  _mm512_shuffle_i32x4(even01, even23, 0xdd), _mm512_shuffle_i32x4(odd01, odd23, 0xdd)};
       for (int64_t p = 0; p < 4 && k + p * 16 < b.cols; ++p)
-        _mm512_storeu_si512(b.transposed + (k / 16 + p) * b.transposed_stride + n * 16, panels[p]);
+        store_bytes(b.transposed + (k / 16 + p) * b.transposed_stride + n * 16, panels[p], b.past_caches);
     }
   }
 }

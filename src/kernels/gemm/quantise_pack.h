@@ -20,6 +20,7 @@ struct PackBlock {
   uint8_t* transposed;
   int64_t transposed_stride;
   const float* next = nullptr;  // the block that is read next, as many rows of the same stride; or null
+  bool past_caches = false;     // codes may go past the caches (common/past_caches.h)
 };
 
 // The largest magnitude's bits; 0x7f800000 or more if a value is not finite.

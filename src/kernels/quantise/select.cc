@@ -133,7 +133,8 @@ ColumnBlock block_of(const RequantiseProblem& problem, int64_t group, int64_t co
           .counts = nullptr,
           .next = column + cols < x.cols()       ? x.codes.raw_row(row) + bytes_of(x.dtype(), column + cols)
                   : row + kScaleGroup < x.rows() ? x.codes.raw_row(row + kScaleGroup)
-                                                 : nullptr};
+                                                 : nullptr,
+          .past_caches = goes_past_caches(y.codes)};
 }
 
 constexpr int64_t kTaskCols = 1024;
@@ -247,6 +248,7 @@ void run_requantise(const RequantiseColumnsArgs& args, const Stream& stream) {
       requantise_strip<kKernels>(block_of(problem, group, c, n, quantiser.rule), quantiser, shared,
                                  quantiser.statistics != nullptr ? &counts : nullptr);
     });
+    order_stores_past_caches();
     if (quantiser.statistics != nullptr) quantiser.statistics->merge(counts);
   });
 }
