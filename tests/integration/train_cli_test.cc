@@ -243,12 +243,14 @@ TEST(TrainCommand, RecipesAreFoundByNameFromAnywhere) {
 
 // The averaged weights are updated while the next step's micro-batches run. Experts wide enough that this takes longer than
 // what lies between the optimizer and the first micro-batch, which is all fixed cost in a smaller model.
-TEST(TrainCommand, TraceShowsTheAverageBesideTheNextStep) {
+// Trains six steps of four micro-batches; how many of those lie beside the average of the step before.
+int micro_batches_beside_the_average() {
   const Workbench bench;
-  ASSERT_RUNS(bench.train("run",
-                          "--set model.hidden_size=256 --set model.moe_intermediate_size=512 --set train.steps=6 "
-                          "--set train.checkpoint_steps=100 --set train.heldout_steps=0 --trace " +
-                              bench.at("trace.json")));
+  const auto run = bench.train("run",
+                               "--set model.hidden_size=256 --set model.moe_intermediate_size=512 --set train.steps=6 "
+                               "--set train.checkpoint_steps=100 --set train.heldout_steps=0 --trace " +
+                                   bench.at("trace.json"));
+  EXPECT_EQ(run.code, 0) << run.err;
   struct Span {
     double begin, end;
   };
@@ -260,10 +262,12 @@ TEST(TrainCommand, TraceShowsTheAverageBesideTheNextStep) {
     spans[e["name"]].push_back({e["ts"], e["ts"].get<double>() + e["dur"].get<double>()});
     threads[e["name"]].insert(e["tid"].get<int>());
   }
-  ASSERT_EQ(spans["step"].size(), 6u);
-  ASSERT_EQ(spans["ema"].size(), 6u);
-  ASSERT_EQ(spans["micro-batch"].size(), 6u * 4);
+  EXPECT_EQ(spans["step"].size(), 6u);
   EXPECT_NE(threads["ema"], threads["micro-batch"]);
+  if (spans["ema"].size() != 6 || spans["micro-batch"].size() != 6 * 4) {
+    ADD_FAILURE() << spans["ema"].size() << " averages, " << spans["micro-batch"].size() << " micro-batches";
+    return 0;
+  }
   int beside = 0;
   for (size_t i = 0; i + 1 < 6; ++i) {
     const Span& ema = spans["ema"][i];
@@ -271,6 +275,14 @@ TEST(TrainCommand, TraceShowsTheAverageBesideTheNextStep) {
     for (size_t m = 4 * (i + 1); m < 4 * (i + 2); ++m)
       beside += ema.begin < spans["micro-batch"][m].end && ema.end > spans["micro-batch"][m].begin;
   }
+  return beside;
+}
+
+// On a machine that is busy with other work an average may be through before the next step is given a core, but hardly in
+// every step of every run.
+TEST(TrainCommand, TraceShowsTheAverageBesideTheNextStep) {
+  int beside = 0;
+  for (int run = 0; run < 5 && beside == 0; ++run) beside = micro_batches_beside_the_average();
   EXPECT_GT(beside, 0) << "no average was updated while the next step ran";
 }
 
