@@ -252,6 +252,7 @@ class Api::Impl {
       variables["tools"] = std::move(request.tools);
       job.tools = true;
       if (request.tool_required) job.forced = forced_tool_call(model->tool_format, request.tool_name);
+      if (request.tool_strict) job.forced_end = end_of_tool_call(model->tool_format);
     }
     job.prompts.push_back(model->tokenizer().encode(model->render(variables) + job.forced));
     check_length(*model, job.prompts[0].size(), "messages");

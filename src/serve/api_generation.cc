@@ -72,7 +72,7 @@ class Generation : public std::enable_shared_from_this<Generation> {
   void submit_all(const PostTask& post) {
     const auto model = model_.lock();
     const GenerationOptions& o = job_.options;
-    constraint_ = model->constraints.compile(o.response_format);
+    constraint_ = model->constraints.compile(o.response_format, job_.forced_end.empty() ? "response_format" : "tools");
     const uint64_t seed = o.seed ? *o.seed : random_seed();
     choices_.resize(job_.prompts.size() * static_cast<size_t>(o.n));
     for (size_t i = 0; i < choices_.size(); ++i) {
@@ -126,6 +126,7 @@ class Generation : public std::enable_shared_from_this<Generation> {
     const ApiJson logprobs = logprobs_of(c, e);
     std::string text = std::exchange(c.echo_due, false) ? job_.echo[c.prompt] + e.text : e.text;
     ToolCallParser::Output out{std::move(text), {}};
+    if (e.finish == FinishReason::kStop) out.content += job_.forced_end;
     if (job_.tools) out = c.parser.add(out.content, e.finish.has_value());
     if (e.finish) {
       c.usage = e.usage;

@@ -25,6 +25,7 @@ struct GenerationJob {
   bool bos_added = false;         // the prompts' first token is no text of the client's
   bool tools = false;             // look for calls in the text
   std::string forced;             // what the prompt already holds of a call
+  std::string forced_end;         // what ends that call where the text is its arguments alone; or empty
 };
 
 // Server's thread alone. Submits the job and answers through `exchange`, at once or in a stream; ends the engine's requests

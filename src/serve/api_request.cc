@@ -157,6 +157,28 @@ Json parse_message(const Json& message, const std::string& where) {
   return out;
 }
 
+// Arguments are held to a function's schema where it is known beforehand which function is called.
+void apply_strict(ChatRequest& r) {
+  if (r.tools.is_null()) return;
+  for (size_t i = 0; i < r.tools.size(); ++i) {
+    const Json& function = r.tools[i]["function"];
+    if (!function.contains("strict") || function["strict"] != true) continue;
+    if (r.tool_name.empty()) {
+      throw ApiError(400,
+                     "a strict function needs a 'tool_choice' that leaves no other: its name, or \"required\" where it is the "
+                     "only one",
+                     at("tools", i) + ".function.strict", "unsupported_parameter");
+    }
+    if (function["name"] != r.tool_name) continue;
+    if (!r.options.stop.empty()) throw ApiError(400, "'stop' would cut the arguments of a strict function", "stop");
+    const bool takes_any = function.contains("parameters") && function["parameters"].is_object();
+    const Json none = {{"type", "object"}, {"properties", Json::object()}, {"additionalProperties", false}};
+    r.options.response_format = {{"type", "json_schema"},
+                                 {"json_schema", {{"schema", takes_any ? function["parameters"] : none}}}};
+    r.tool_strict = true;
+  }
+}
+
 void parse_tools(ApiFields& f, ChatRequest& r) {
   std::set<std::string> names;
   if (const Json* tools = f.array("tools"); tools && !tools->empty()) {
@@ -189,6 +211,7 @@ void parse_tools(ApiFields& f, ChatRequest& r) {
     r.tools = nullptr;
   } else if (*choice == "required") {
     r.tool_required = true;
+    if (names.size() == 1) r.tool_name = *names.begin();
   } else if (choice->is_object()) {
     ApiFields c(*choice, "tool_choice");
     const Json* function = c.string("type").value_or("") == "function" ? c.object("function") : nullptr;
@@ -252,6 +275,10 @@ ChatRequest parse_chat_completion(const Json& body) {
   for (size_t i = 0; i < messages->size(); ++i) r.messages.push_back(parse_message((*messages)[i], at("messages", i)));
   parse_tools(f, r);
   f.finish();
+  if (r.tool_required && !r.options.response_format.is_null())
+    f.refuse("response_format",
+             "does not go with a 'tool_choice' that makes the model call: the arguments' schema is the function's");
+  apply_strict(r);
   return r;
 }
 

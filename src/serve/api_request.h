@@ -37,7 +37,9 @@ struct ChatRequest {
   nlohmann::ordered_json messages;  // for the template: content is a text or null, "developer" is "system"
   nlohmann::ordered_json tools;     // null: none, or tool_choice "none"
   bool tool_required = false;       // tool_choice "required" or a named function
-  std::string tool_name;            // of the named function
+  std::string tool_name;            // of the function that it leaves; empty: of several
+  // That function is strict: options.response_format holds the call's arguments to the schema of its parameters.
+  bool tool_strict = false;
 };
 
 struct CompletionRequest {

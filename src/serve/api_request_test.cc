@@ -131,6 +131,15 @@ TEST(ApiRequest, RefusesWhatItDoesNotKnowByName) {
       {R"("tools": [{"type": "function", "function": {"name": "a b"}}])", "tools[0].function.name"},
       {R"("tool_choice": "auto")", "tool_choice"},
       {R"("parallel_tool_calls": false)", "parallel_tool_calls"},
+      {R"("tools": [{"type": "function", "function": {"name": "f", "strict": true}}])", "tools[0].function.strict"},
+      {R"("tools": [{"type": "function", "function": {"name": "f"}},
+                    {"type": "function", "function": {"name": "g", "strict": true}}], "tool_choice": "required")",
+       "tools[1].function.strict"},
+      {R"("tools": [{"type": "function", "function": {"name": "f", "strict": true}}], "tool_choice": "required", "stop": "x")",
+       "stop"},
+      {R"("tools": [{"type": "function", "function": {"name": "f"}}], "tool_choice": "required",
+          "response_format": {"type": "json_object"})",
+       "response_format"},
   };
   for (const auto& [member, param] : cases)
     EXPECT_EQ(refused([&] { parse_chat_completion(chat_with(member)); }), std::pair(400, param)) << member;

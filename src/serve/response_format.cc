@@ -21,7 +21,7 @@ Grammar grammar_of(const nlohmann::ordered_json& format) {
 
 }  // namespace
 
-std::unique_ptr<Constraint> ConstraintCompiler::compile(const nlohmann::ordered_json& format) {
+std::unique_ptr<Constraint> ConstraintCompiler::compile(const nlohmann::ordered_json& format, const std::string& parameter) {
   if (format.is_null()) return nullptr;
   const std::lock_guard lock(mutex_);
   const std::string key = format.dump();
@@ -35,7 +35,7 @@ std::unique_ptr<Constraint> ConstraintCompiler::compile(const nlohmann::ordered_
     if (!tree_) tree_ = std::make_shared<const TokenTree>(tokenizer_);
     grammars_.emplace_front(key, std::make_shared<TokenGrammar>(std::move(grammar), tree_));
   } catch (const Error& e) {
-    throw ApiError(400, e.what(), "response_format", "unsupported_grammar");
+    throw ApiError(400, e.what(), parameter, "unsupported_grammar");
   }
   if (grammars_.size() > kMostGrammars) grammars_.pop_back();
   return make_constraint(grammars_.front().second);

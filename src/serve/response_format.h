@@ -18,8 +18,8 @@ class ConstraintCompiler {
  public:
   explicit ConstraintCompiler(const Tokenizer& tokenizer) : tokenizer_(tokenizer) {}
   // `format` is null (no constraint: null) or has passed parse_chat_completion: json_object, json_schema or regex. Throws
-  // ApiError (400), naming the parameter, where no grammar can be made of it.
-  std::unique_ptr<Constraint> compile(const nlohmann::ordered_json& format);
+  // ApiError (400), naming the parameter that it came in, where no grammar can be made of it.
+  std::unique_ptr<Constraint> compile(const nlohmann::ordered_json& format, const std::string& parameter);
 
  private:
   const Tokenizer tokenizer_;

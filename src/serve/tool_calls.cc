@@ -94,4 +94,8 @@ std::string forced_tool_call(ToolFormat format, const std::string& name) {
   return text;
 }
 
+std::string end_of_tool_call(ToolFormat format) {
+  return std::string(format == ToolFormat::kV3 ? "\n```" : "") + std::string(kCallEnd) + std::string(kCallsEnd);
+}
+
 }  // namespace rorqual

@@ -35,5 +35,7 @@ class ToolCallParser {
 
 // What the prompt ends with where the model must call a function; `name` may be empty: any. The parser gets it first.
 std::string forced_tool_call(ToolFormat format, const std::string& name);
+// What follows the arguments of the last call.
+std::string end_of_tool_call(ToolFormat format);
 
 }  // namespace rorqual

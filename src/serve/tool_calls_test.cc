@@ -54,7 +54,7 @@ TEST(ToolCalls, AForcedCallIsParsedFromItsPrefixOn) {
     ToolCallParser parser;
     const auto nothing = parser.add(forced_tool_call(format, "weather"), false);
     EXPECT_TRUE(nothing.content.empty() && nothing.calls.empty());
-    const auto out = parser.add(format == ToolFormat::kV3 ? "{}\n```<｜tool▁call▁end｜>" : "{}<｜tool▁call▁end｜>", true);
+    const auto out = parser.add("{}" + end_of_tool_call(format), true);
     ASSERT_EQ(out.calls.size(), 1U);
     EXPECT_EQ(out.calls[0].name, "weather");
     EXPECT_EQ(out.calls[0].arguments, "{}");

@@ -19,7 +19,10 @@ namespace {
 namespace fs = std::filesystem;
 
 constexpr const char* kTemplate =
-    "{{ bos_token }}{% for m in messages %}{{ m.role }}: {{ m.content }}\n{% endfor %}"
+    "{{ bos_token }}{% for m in messages %}{{ m.role }}: {{ m.content }}{% for c in m.tool_calls or [] %}"
+    "<｜tool▁calls▁begin｜><｜tool▁call▁begin｜>{{ c.function.name }}<｜tool▁sep｜>{{ c.function.arguments "
+    "}}<｜tool▁call▁end｜>"
+    "<｜tool▁calls▁end｜>{% endfor %}\n{% endfor %}"
     "{% for t in tools or [] %}may call {{ t.function.name }}\n{% endfor %}{% if add_generation_prompt %}answer: {% endif %}";
 
 }  // namespace

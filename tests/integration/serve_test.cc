@@ -132,6 +132,44 @@ TEST(Serve, ChatAndTools) {
   EXPECT_EQ(s.post("/v1/completions", R"({"prompt": "a", "model": "nobody"})").status, 404);
 }
 
+// A model of a few steps writes noise; a strict function's arguments are what its schema says all the same.
+TEST(Serve, StrictArgumentsFollowTheSchema) {
+  const ServedRuns models;
+  const ServeProgram s(models, {models.talker()});
+  const auto ask = [&](const std::string& choice, const std::string& more) {
+    return s.post("/v1/chat/completions", R"({"messages": [{"role": "user", "content": "Hi"}], "tool_choice": )" + choice + R"(,
+      "tools": [{"type": "function", "function": {"name": "weather", "strict": true, "parameters": {"type": "object",
+        "properties": {"unit": {"enum": ["C", "F"]}, "days": {"type": "integer"}}, "required": ["unit", "days"]}}}], )" +
+                                              more + "}");
+  };
+  const auto expect_call = [](const Json& call) {
+    EXPECT_EQ(call["function"]["name"], "weather");
+    const Json arguments = Json::parse(call["function"]["arguments"].get<std::string>());
+    EXPECT_EQ(arguments.size(), 2U);
+    EXPECT_TRUE(arguments["unit"] == "C" || arguments["unit"] == "F") << arguments;
+    EXPECT_TRUE(arguments["days"].is_number_integer()) << arguments;
+  };
+  const Json whole = ask(R"("required")", R"("n": 4, "seed": 3)").json();
+  ASSERT_EQ(whole["choices"].size(), 4U) << whole;
+  for (const Json& choice : whole["choices"]) {
+    EXPECT_EQ(choice["finish_reason"], "tool_calls");
+    EXPECT_TRUE(choice["message"]["content"].is_null()) << choice;
+    ASSERT_EQ(choice["message"]["tool_calls"].size(), 1U) << choice;
+    expect_call(choice["message"]["tool_calls"][0]);
+  }
+  int calls = 0;
+  for (const Json& e : events_of(ask(R"({"type": "function", "function": {"name": "weather"}})", R"("stream": true)").body)) {
+    if (!e["choices"][0]["delta"].contains("tool_calls")) continue;
+    ++calls;
+    expect_call(e["choices"][0]["delta"]["tool_calls"][0]);
+  }
+  EXPECT_EQ(calls, 1);
+  const Json cut = ask(R"("required")", R"("max_tokens": 3)").json()["choices"][0];
+  EXPECT_EQ(cut["finish_reason"], "length");
+  EXPECT_FALSE(cut["message"].contains("tool_calls")) << "half a call is none";
+  EXPECT_EQ(ask(R"("auto")", R"("seed": 3)").json()["error"]["param"], "tools[0].function.strict");
+}
+
 TEST(Serve, RefusesWithAReason) {
   const ServedRuns models;
   const ServeProgram s(models, {models.run(), "--cache-tokens", "256", "--max-running", "1", "--max-waiting-tokens", "0"});
