@@ -1,4 +1,5 @@
 // `rorqual serve`, `models` and `chat` as curl and a shell see them.
+#include <fcntl.h>
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
 #include <sys/wait.h>
@@ -6,6 +7,7 @@
 
 #include <csignal>
 #include <cstdio>
+#include <cstdlib>
 #include <filesystem>
 #include <nlohmann/json.hpp>
 #include <thread>
@@ -386,6 +388,9 @@ TEST(Chat, TalksAndSaves) {
 
 // A terminal of its own (util-linux's script): the arrow keys move in the line and fetch the last one.
 TEST(Chat, EditsLinesAtATerminal) {
+  const int terminal = ::posix_openpt(O_RDWR | O_NOCTTY);
+  if (terminal < 0) GTEST_SKIP() << "this system gives no pseudo-terminal (is devpts mounted?)";
+  ::close(terminal);
   const ServedRuns models;
   const std::string saved = models.bench().at("saved.json"), keys = models.bench().at("keys");
   models.bench().write("keys", "Heo\x1b[Dll\n\x1b[A!\n/save " + saved + "\n/quit\n");
