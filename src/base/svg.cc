@@ -21,6 +21,14 @@ std::string number(double value) {
 
 }  // namespace
 
+double axis_step(double length, int parts) {
+  CHECK(length > 0 && parts > 0, "{} in {} parts", length, parts);
+  const double rough = length / parts, power = std::pow(10, std::floor(std::log10(rough)));
+  for (const double factor : {1.0, 2.0, 5.0})
+    if (rough <= factor * power) return factor * power;
+  return 10 * power;
+}
+
 Svg::Svg(double width, double height, std::string_view title) {
   CHECK(width > 0 && height > 0);
   const std::string name = escape_html(title);

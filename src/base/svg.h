@@ -30,6 +30,9 @@ struct SvgText {
   bool bold = false;
 };
 
+// 1, 2 or 5 times a power of ten: the least such step that cuts `length` (above 0) into at most `parts`.
+double axis_step(double length, int parts);
+
 class Svg {
  public:
   // Sizes are above 0. `title` names the picture for readers that do not see it.

@@ -26,5 +26,18 @@ TEST(Svg, WritesWhatIsDrawn) {
   EXPECT_THAT(text, Not(HasSubstr("F0.3&B")));
 }
 
+TEST(AxisStep, IsTheLeastRoundOneThatIsNotTooMany) {
+  EXPECT_DOUBLE_EQ(axis_step(10, 10), 1);
+  EXPECT_DOUBLE_EQ(axis_step(10.1, 10), 2);
+  EXPECT_DOUBLE_EQ(axis_step(21, 10), 5);
+  EXPECT_DOUBLE_EQ(axis_step(51, 10), 10);
+  EXPECT_DOUBLE_EQ(axis_step(0.0099, 12), 0.001);
+  for (double length = 1e-7; length < 1e7; length *= 1.37) {
+    EXPECT_LE(length / axis_step(length, 6), 6 * (1 + 1e-12));
+    EXPECT_GT(length / axis_step(length, 6), 6 / 2.5 * (1 - 1e-12));
+  }
+  EXPECT_DEATH(axis_step(0, 3), "0 in 3 parts");
+}
+
 }  // namespace
 }  // namespace rorqual

@@ -40,14 +40,6 @@ int64_t bytes_of_band(const RankMemory& rank, const Band& band) {
   return bytes;
 }
 
-// About `parts` round steps up to `most`.
-double axis_step(double most, int parts) {
-  const double rough = most / parts, power = std::pow(10, std::floor(std::log10(rough)));
-  for (const double factor : {1.0, 2.0, 5.0})
-    if (rough <= factor * power) return factor * power;
-  return 10 * power;
-}
-
 std::string axis_label(double value) {
   return fmt::format("{:g}", value);
 }

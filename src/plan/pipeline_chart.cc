@@ -122,8 +122,7 @@ class Chart {
 
   void draw_axis() {
     if (run_.makespan <= 0) return;
-    const double rough = run_.makespan / 10, power = std::pow(10, std::floor(std::log10(rough)));
-    const double step = power * (rough / power > 5 ? 10 : rough / power > 2 ? 5 : rough / power > 1 ? 2 : 1);
+    const double step = axis_step(run_.makespan, 10);
     for (int n = 0; n * step <= run_.makespan * (1 + 1e-12); ++n) {
       const double x = kLeft + n * step * scale_;
       svg_.line(x, bottom_ - 2, x, bottom_ + 4, SvgColor::kMuted);

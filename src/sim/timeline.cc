@@ -56,11 +56,9 @@ void draw_span(Svg& svg, const Axis& axis, const StepSpan& s, double y, double h
 
 void draw_axis(Svg& svg, const Axis& axis, double top, double bottom, double unit, std::string_view unit_name) {
   const double length = (axis.end - axis.begin) / unit;
-  double step = 1e-6;
-  while (length / step > 12)
-    step *= length / (step * 10) > 12 ? 10 : length / (step * 5) > 12 ? 10 : length / (step * 2) > 12 ? 5 : 2;
-  for (double t = 0; t <= length; t += step) {
-    const double x = axis.x(axis.begin + t * unit);
+  const double step = axis_step(length, 12);
+  for (int n = 0; n * step <= length; ++n) {
+    const double t = n * step, x = axis.x(axis.begin + t * unit);
     svg.line(x, top, x, bottom, SvgColor::kGrid);
     svg.text({.x = x, .y = bottom + 14, .size = 11, .fill = SvgColor::kMuted, .anchor = "middle"},
              fmt::format("{:g} {}", t, unit_name));
