@@ -1,5 +1,7 @@
 #include "sim/simulated_model.h"
 
+#include <algorithm>
+
 #include "base/error.h"
 #include "model/config.h"
 #include "model/flops.h"
@@ -151,7 +153,10 @@ SimulatedBlock mtp_projection(const ModelConfig& c) {
 void count_flops(SimulatedModel& model, ModelConfig c) {
   c.num_nextn_predict_layers = 0;
   const auto length = static_cast<double>(model.sequence_length);
-  model.flops_causal = training_flops_per_token(c, model.sequence_length);
+  const auto routers =
+      static_cast<double>(std::count_if(model.layer.begin(), model.layer.end(), [](const auto& b) { return b.routed; }));
+  model.flops_causal = training_flops_per_token(c, model.sequence_length) -
+                       3 * 2 * routers * static_cast<double>(c.n_routed_experts * c.hidden_size);
   const double per_key =
       3 * 2 * static_cast<double>(c.num_hidden_layers * c.num_attention_heads * (c.qk_head_dim() + c.value_head_dim()));
   model.flops_non_causal = model.flops_causal + per_key * (length - (length + 1) / 2);

@@ -51,8 +51,9 @@ struct SimulatedModel {
   std::vector<SimulatedBlock> layer;  // [layers]
   std::vector<SimulatedBlock> tail;   // behind the last layer: head, then for each MTP module its projection, block and head
   RowBytes dispatch_row, combine_row;
-  // Per trained token, as papers count them: three times forward, without recompute and MTP modules. Causal attention counts
-  // the keys that a token attends to, non-causal all of the sequence.
+  // Per trained token, as DeepSeek counts them: three times forward, without recompute, MTP modules and routers (what its
+  // published speed and MFU mean together). Causal attention counts the keys that a token attends to, non-causal all of the
+  // sequence.
   double flops_causal = 0, flops_non_causal = 0;
 };
 

@@ -74,8 +74,10 @@ TEST(SimulatedModel, HasTheWeightsOfTheTensorList) {
   EXPECT_DOUBLE_EQ(multiplied, static_cast<double>(active));
   double keys = 0;
   for (const SimulatedBlock& block : model.layer) keys += block.attention.attention_forward_per_key;
-  EXPECT_NEAR(model.flops_causal, 3 * (2 * multiplied + keys * 129 / 2), 1e-9 * model.flops_causal);
-  EXPECT_NEAR(model.flops_non_causal, 3 * (2 * multiplied + keys * 128), 1e-9 * model.flops_causal);
+  const auto routers =
+      static_cast<double>((c.num_hidden_layers - c.first_k_dense_replace) * c.n_routed_experts * c.hidden_size);
+  EXPECT_NEAR(model.flops_causal, 3 * (2 * (multiplied - routers) + keys * 129 / 2), 1e-9 * model.flops_causal);
+  EXPECT_NEAR(model.flops_non_causal, 3 * (2 * (multiplied - routers) + keys * 128), 1e-9 * model.flops_causal);
 }
 
 TEST(CostModel, PricesProductsByHand) {
