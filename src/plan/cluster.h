@@ -46,7 +46,7 @@ struct Cluster {
     double memory_share = 1;
     double nvlink_share = 1, network_share = 1;  // of dispatch and combine
     // Rows that the kernels of the two hops take in, one for each node that a token reaches, its own among them: a row for the
-    // own node passes the same buffers without loading the network. 0: as fast as the links.
+    // own node is taken to pass the same buffers without loading the network. 0: as fast as the links.
     double exchange_bytes_per_second = 0;
     double launch_seconds = 0;             // of a kernel, whatever its size
     int64_t communication_processors = 0;  // taken from compute while rows travel

@@ -171,10 +171,10 @@ void apply_strict(ChatRequest& r) {
     }
     if (function["name"] != r.tool_name) continue;
     if (!r.options.stop.empty()) throw ApiError(400, "'stop' would cut the arguments of a strict function", "stop");
-    const bool takes_any = function.contains("parameters") && function["parameters"].is_object();
+    const bool has_parameters = function.contains("parameters") && function["parameters"].is_object();
     const Json none = {{"type", "object"}, {"properties", Json::object()}, {"additionalProperties", false}};
     r.options.response_format = {{"type", "json_schema"},
-                                 {"json_schema", {{"schema", takes_any ? function["parameters"] : none}}}};
+                                 {"json_schema", {{"schema", has_parameters ? function["parameters"] : none}}}};
     r.tool_strict = true;
   }
 }

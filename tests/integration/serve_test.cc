@@ -170,6 +170,16 @@ TEST(Serve, StrictArgumentsFollowTheSchema) {
   EXPECT_EQ(cut["finish_reason"], "length");
   EXPECT_FALSE(cut["message"].contains("tool_calls")) << "half a call is none";
   EXPECT_EQ(ask(R"("auto")", R"("seed": 3)").json()["error"]["param"], "tools[0].function.strict");
+  const auto with = [&](const std::string& parameters) {
+    return s
+        .post("/v1/chat/completions", R"({"messages": [{"role": "user", "content": "Hi"}], "tool_choice": "required",
+      "tools": [{"type": "function", "function": {"name": "now", "strict": true)" +
+                                          parameters + "}}]}")
+        .json();
+  };
+  const Json call = with("")["choices"][0]["message"]["tool_calls"][0]["function"];
+  EXPECT_EQ(Json::parse(call["arguments"].get<std::string>()), Json::object()) << "no parameters, no argument";
+  EXPECT_EQ(with(R"(, "parameters": {"type": "object", "not": {}})")["error"]["param"], "tools");
 }
 
 TEST(Serve, RefusesWithAReason) {

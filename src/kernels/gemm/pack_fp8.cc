@@ -150,7 +150,8 @@ void pack_fp8(std::span<const PackWeightArgs* const> list, const Stream& stream)
 
   int64_t bytes = 0;
   for (const PackWeightArgs* args : list)
-    bytes += (args->packed ? 1 : 0) * args->source.count() + (args->transposed ? 1 : 0) * args->source.count();
+    for (const PackedWeight& w : {args->packed, args->transposed})
+      if (w) bytes += PackedWeight::bytes(DType::kE4M3, w.n, w.k);
   const bool past_caches = bytes > kKeptInCaches;  // packed data is aligned, panels are whole lines
   const std::vector<Task> second = tasks_of(jobs, false);
   stream.parallel(static_cast<int64_t>(second.size()), [&](int64_t t) {
