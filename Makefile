@@ -68,7 +68,7 @@ install: build ## program, recipes, manual page and completion below PREFIX (/us
 
 format: ## format the sources by .clang-format
 	@$(setup) format
-	@find src tests bench \( -name '*.cc' -o -name '*.h' \) -print0 | xargs -0r clang-format -i
+	@find src tests bench \( -name '*.cc' -o -name '*.h' -o -name '*.cu' \) -print0 | xargs -0r clang-format -i
 
 tidy: ## the checks of .clang-tidy over every source
 	@$(setup) build tidy

@@ -55,6 +55,7 @@ function(rorqual_sources out_library out_tests out_benches folder recurse)
   else()
     file(GLOB files CONFIGURE_DEPENDS ${CMAKE_SOURCE_DIR}/src/${folder}/*.cc)
   endif()
+  list(FILTER files EXCLUDE REGEX "sm90a[a-z_0-9]*\\.cc$")  # RorqualHopper.cmake
   set(tests ${files})
   list(FILTER tests INCLUDE REGEX "_test\\.cc$")
   set(benches ${files})

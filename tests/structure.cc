@@ -19,7 +19,7 @@ constexpr size_t kMostLines = 600;
 const std::map<std::string, int, std::less<>>& floors() {
   static const std::map<std::string, int, std::less<>> table = {
       {"base", 0}, {"numerics", 1}, {"plan", 1},     {"data", 1},  {"grammar", 1},    {"jinja", 2}, {"tensor", 2},
-      {"comm", 2}, {"kernels", 3},  {"exchange", 4}, {"model", 5}, {"checkpoint", 6}, {"train", 7}, {"serve", 7},
+      {"comm", 2}, {"hopper", 2}, {"kernels", 3},  {"exchange", 4}, {"model", 5}, {"checkpoint", 6}, {"train", 7}, {"serve", 7},
       {"sim", 8},  {"rl", 8},       {"eval", 8},     {"bench", 8}, {"experiment", 8}, {"cli", 9}};
   return table;
 }
@@ -216,7 +216,7 @@ std::vector<SourceFile> read_source_files() {
     if (!std::filesystem::exists(top)) continue;
     for (const auto& entry : std::filesystem::recursive_directory_iterator(top)) {
       const std::string extension = entry.path().extension().string();
-      if (extension == ".h" || extension == ".cc") files.push_back({entry.path().generic_string(), read_file(entry.path())});
+      if (extension == ".h" || extension == ".cc" || extension == ".cu") files.push_back({entry.path().generic_string(), read_file(entry.path())});
     }
   }
   std::sort(files.begin(), files.end(), [](const SourceFile& a, const SourceFile& b) { return a.path < b.path; });

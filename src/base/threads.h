@@ -48,17 +48,26 @@ class ThreadPool {
   std::atomic<bool> stop_{false};
 };
 
-// Where a kernel runs. On the CPU: a pool; a call returns when the work is done.
+// Where a kernel runs. On the CPU: a pool; a call returns when the work is done. On a GPU: a CUDA stream (cudaStream_t, null
+// for the default one); a call returns when the work is queued, and what it was given must live until it is done.
 class Stream {
  public:
   explicit Stream(ThreadPool& pool) : pool_(&pool) {}
+  static Stream on_device(void* cuda_stream = nullptr) {
+    Stream stream;
+    stream.on_device_ = true;
+    stream.device_stream_ = cuda_stream;
+    return stream;
+  }
+  bool is_on_device() const { return on_device_; }
+  void* device_stream() const { return device_stream_; }
   // A stream that runs nothing: for dry runs over memory that is only counted.
   static Stream dry() { return Stream(); }
-  bool is_dry() const { return pool_ == nullptr; }
-  int threads() const { return is_dry() ? 1 : pool_->threads(); }
+  bool is_dry() const { return pool_ == nullptr && !on_device_; }
+  int threads() const { return pool_ == nullptr ? 1 : pool_->threads(); }
   template <class Body>
   void parallel(int64_t tasks, Body&& body) const {
-    if (tasks <= 0 || is_dry()) return;
+    if (tasks <= 0 || pool_ == nullptr) return;
     if (tasks == 1 || pool_->threads() == 1) {
       for (int64_t i = 0; i < tasks; ++i) body(i);
       return;
@@ -69,6 +78,8 @@ class Stream {
  private:
   Stream() = default;
   ThreadPool* pool_ = nullptr;
+  bool on_device_ = false;
+  void* device_stream_ = nullptr;
 };
 
 // Scratch of the calling thread, 64-byte aligned, at least `bytes` long; valid until the thread's next call with the same slot.

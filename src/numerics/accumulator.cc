@@ -40,13 +40,17 @@ double add_block(double sum, const double* products, size_t n, int fraction_bits
   return std::copysign(kept, units) * power(last_bit);
 }
 
+double add_values(int fraction_bits, double sum, std::span<const float> a, std::span<const float> b) {
+  double products[kBlock];
+  for (size_t i = 0; i < a.size(); ++i) products[i] = static_cast<double>(a[i]) * static_cast<double>(b[i]);
+  return add_block(sum, products, a.size(), fraction_bits);
+}
+
 float limited_chain(int fraction_bits, std::span<const float> a, std::span<const float> b) {
   double sum = 0;
-  double products[kBlock];
   for (size_t begin = 0; begin < a.size(); begin += kBlock) {
     const size_t n = std::min(kBlock, a.size() - begin);
-    for (size_t i = 0; i < n; ++i) products[i] = static_cast<double>(a[begin + i]) * static_cast<double>(b[begin + i]);
-    sum = add_block(sum, products, n, fraction_bits);
+    sum = add_values(fraction_bits, sum, a.subspan(begin, n), b.subspan(begin, n));
   }
   return static_cast<float>(sum);
 }
@@ -58,6 +62,12 @@ float fp32_chain(std::span<const float> a, std::span<const float> b) {
 }
 
 }  // namespace
+
+float add_products(int fraction_bits, float sum, std::span<const float> a, std::span<const float> b) {
+  CHECK(a.size() == b.size() && a.size() <= kBlock, "{} and {} values", a.size(), b.size());
+  CHECK(fraction_bits > 0 && fraction_bits <= Accumulator::kMostFractionBits, "{} fraction bits", fraction_bits);
+  return static_cast<float>(add_values(fraction_bits, sum, a, b));
+}
 
 float accumulate_products(const Accumulator& accumulator, std::span<const float> a, std::span<const float> b) {
   CHECK(a.size() == b.size(), "{} against {} values", a.size(), b.size());

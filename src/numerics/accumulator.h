@@ -19,6 +19,9 @@ struct Accumulator {
   bool operator==(const Accumulator&) const = default;
 };
 
+// One such block: `sum`, which has at most fraction_bits fraction bits, and up to 32 products.
+float add_products(int fraction_bits, float sum, std::span<const float> a, std::span<const float> b);
+
 // Σ a[i]·b[i]; a and b have the same size. Infinities and NaN among the products give what FP32 addition gives.
 float accumulate_products(const Accumulator& accumulator, std::span<const float> a, std::span<const float> b);
 

@@ -17,10 +17,12 @@ constexpr int64_t scale_groups(int64_t n) {
 // value(r, c) = code(r, c) · scale; a plain tensor (F64, F32, BF16) has no scales.
 struct ScaledTensor {
   enum class Group {
-    kRow,     // 1×128: scales [rows, ceil(cols/128)]
-    kColumn,  // 128×1: scales [ceil(rows/128), cols], the operands of a weight gradient
+    kRow,               // 1×128: scales [rows, ceil(cols/128)]
+    kColumn,            // 128×1: scales [ceil(rows/128), cols], the operands of a weight gradient
+    kColumnTransposed,  // the same scales; codes [cols, rows], so that a channel's rows are contiguous: what a GPU's products
+                        // read
   };
-  Tensor codes;   // [rows, cols] E4M3, E5M2 or E5M6, or plain values
+  Tensor codes;   // [rows, cols] (transposed: [cols, rows]) E4M3, E5M2 or E5M6, or plain values
   Tensor scales;  // F32, any row stride
   Group group = Group::kRow;
 
@@ -31,8 +33,9 @@ struct ScaledTensor {
   explicit operator bool() const { return static_cast<bool>(codes); }
   bool is_plain() const { return !scales; }
   DType dtype() const { return codes.dtype; }
-  int64_t rows() const { return codes.rows; }
-  int64_t cols() const { return codes.cols; }
+  bool is_transposed() const { return group == Group::kColumnTransposed; }
+  int64_t rows() const { return is_transposed() ? codes.cols : codes.rows; }
+  int64_t cols() const { return is_transposed() ? codes.rows : codes.cols; }
   int64_t bytes() const { return codes.bytes() + scales.bytes(); }
 
   // `begin` is a multiple of 128 where the range cuts across groups.
@@ -40,7 +43,8 @@ struct ScaledTensor {
     if (is_plain()) return codes.row_range(begin, n);
     if (group == Group::kRow) return {codes.row_range(begin, n), scales.row_range(begin, n), group};
     CHECK(begin % kScaleGroup == 0, "row {} is inside a group", begin);
-    return {codes.row_range(begin, n), scales.row_range(begin / kScaleGroup, scale_groups(n)), group};
+    return {is_transposed() ? codes.col_range(begin, n) : codes.row_range(begin, n),
+            scales.row_range(begin / kScaleGroup, scale_groups(n)), group};
   }
 };
 

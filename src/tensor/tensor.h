@@ -9,7 +9,7 @@
 
 namespace rorqual {
 
-enum class Device { kCpu };
+enum class Device { kCpu, kGpu };
 
 // [rows, cols] with `stride` elements from row to row; the columns of a row are contiguous. A vector is one row. Rows and
 // column ranges of E5M6 begin at even elements (its stride is even). Higher ranks are expressed by the caller: [tokens, heads,

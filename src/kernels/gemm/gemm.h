@@ -30,12 +30,15 @@ namespace rorqual {
 //   E4M3:     element (n, k) at  panel(n/16) + k/4·64 + (n%16)/4·16 + (k%4)/2·8 + (n%4)·2 + k%2   (so that interleaving the low
 //   and high bytes of 64 bf16 gives two vectors of pairs)
 // A panel holds 16 · round_up(k, 2) elements (E4M3: round_up(k, 4)); missing rows and steps beyond k are zero.
+// In device memory a weight has no panels: Layout::kRows, element (n, k) at n·k_count + k.
 struct PackedWeight {
+  enum class Layout { kPanels, kRows };
   void* data = nullptr;  // 64-byte aligned
   DType dtype = DType::kF32;
   int64_t n = 0;           // output channels
   int64_t k = 0;           // input channels
   float* scale = nullptr;  // E4M3: [ceil(n/128), ceil(k/128)]
+  Layout layout = Layout::kPanels;
 
   static int64_t bytes(DType dtype, int64_t n, int64_t k) {
     const int64_t step = dtype == DType::kE4M3 ? 4 : 2;
@@ -61,6 +64,9 @@ struct LinearProblem {
   ScaledTensor a;  // [m, k], any row stride; m may be 0
   PackedWeight b;  // n × k, a's dtype; E4M3 for E4M3 and E5M2
   Tensor c;        // [m, n], any row stride; F32 or BF16 for BF16 and FP8 operands, else the operands' dtype
+  // On a GPU: how many rows count, in device memory (decoding, where only the device knows); the rows of c beyond are
+  // undefined. Null: all.
+  const int32_t* rows_in_use = nullptr;
 };
 struct LinearArgs {
   std::span<const LinearProblem> problems;  // all of the same dtypes

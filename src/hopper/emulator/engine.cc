@@ -1,0 +1,288 @@
+#include "hopper/emulator/engine.h"
+
+#include <algorithm>
+#include <cstdlib>
+#include <cstring>
+#include <exception>
+
+#include "base/error.h"
+
+namespace rorqual::hopper {
+
+void launch_failed(const char* kernel, const char* reason) {
+  fail("{}: cannot be launched: {}", kernel, reason);
+}
+
+namespace emulator {
+namespace {
+
+namespace context = boost::context;
+
+constexpr size_t kStackBytes = 192 * 1024;
+
+// Stacks are kept from launch to launch: a block of 384 threads would map them anew each time.
+struct StackPool {
+  static std::vector<void*>& free_list() {
+    static std::vector<void*> list;
+    return list;
+  }
+  context::stack_context allocate() {
+    auto& list = free_list();
+    void* memory = nullptr;
+    if (list.empty()) {
+      memory = std::aligned_alloc(4096, kStackBytes);
+      if (memory == nullptr) fail("the emulator has no memory for a stack of {} KiB", kStackBytes / 1024);
+    } else {
+      memory = list.back();
+      list.pop_back();
+    }
+    context::stack_context stack;
+    stack.size = kStackBytes;
+    stack.sp = static_cast<char*>(memory) + kStackBytes;
+    return stack;
+  }
+  void deallocate(context::stack_context& stack) { free_list().push_back(static_cast<char*>(stack.sp) - kStackBytes); }
+};
+
+// xorshift: order of warps, moments of copies. Not for numbers that anybody reads.
+struct Dice {
+  uint64_t state = 0;
+  uint32_t next() {
+    state ^= state << 13;
+    state ^= state >> 7;
+    state ^= state << 17;
+    return static_cast<uint32_t>(state >> 16);
+  }
+};
+
+uint64_t first_seed() {
+  const char* text = std::getenv("RORQUAL_EMULATOR_SEED");
+  return (text != nullptr ? std::strtoull(text, nullptr, 10) : 0) * 0x9e3779b97f4a7c15u + 0x2545f4914f6cdd1du;
+}
+
+struct Free {
+  void operator()(std::byte* p) const { std::free(p); }
+};
+
+struct Cluster {
+  const char* kernel = nullptr;
+  LaunchShape shape;
+  std::vector<Block> blocks;
+  std::vector<std::unique_ptr<std::byte, Free>> shared;
+  Meeting meeting;
+  struct Pending {
+    std::shared_ptr<Deferred> what;
+    const char* into_shared = nullptr;
+  };
+  std::vector<Pending> pending;
+  bool progress = false;
+  std::exception_ptr error;
+  context::fiber scheduler;
+  Thread* running = nullptr;
+};
+
+Cluster* cluster = nullptr;
+Dice dice{first_seed()};
+
+std::string place_of(const Thread& thread) {
+  return fmt::format("{}: block {}, warp {}, lane {}", cluster->kernel, thread.block->index, thread.index / kWarp,
+                     thread.index % kWarp);
+}
+
+void resume(Thread& thread) {
+  cluster->running = &thread;
+  thread.fiber = std::move(thread.fiber).resume();
+  cluster->running = nullptr;
+}
+
+void start(Thread& thread, const std::function<void()>& body) {
+  thread.fiber = context::fiber(std::allocator_arg, StackPool(), [&thread, &body](context::fiber&& caller) {
+    cluster->scheduler = std::move(caller);
+    try {
+      body();
+    } catch (const context::detail::forced_unwind&) {
+      throw;
+    } catch (...) {
+      if (!cluster->error) cluster->error = std::current_exception();
+    }
+    thread.finished = true;
+    cluster->progress = true;
+    return std::move(cluster->scheduler);
+  });
+}
+
+// A pending copy or product, any of them.
+void run_one_pending() {
+  auto& pending = cluster->pending;
+  const size_t i = dice.next() % pending.size();
+  const std::shared_ptr<Deferred> what = pending[i].what;
+  pending[i] = pending.back();
+  pending.pop_back();
+  what->run();
+}
+
+std::string deadlock() {
+  std::string text = fmt::format("{}: deadlock.", cluster->kernel);
+  for (const Block& block : cluster->blocks)
+    for (size_t w = 0; w < block.warps.size(); ++w) {
+      std::string waits;
+      int finished = 0;
+      for (size_t l = 0; l < kWarp; ++l) {
+        const Thread& thread = *block.threads[w * kWarp + l];
+        if (thread.finished) {
+          ++finished;
+        } else if (waits.find(thread.waits_for) == waits.npos) {
+          waits += waits.empty() ? thread.waits_for : fmt::format(", {}", thread.waits_for);
+        }
+      }
+      if (finished < kWarp)
+        text += fmt::format(" Block {}, warp {}: {} lanes wait for {}.", block.index, w, kWarp - finished, waits);
+    }
+  return text;
+}
+
+// Each warp once, in random order; its lanes up or down. False when all threads have finished.
+bool run_round() {
+  std::vector<std::pair<Block*, size_t>> order;
+  for (Block& block : cluster->blocks)
+    for (size_t w = 0; w < block.warps.size(); ++w) order.emplace_back(&block, w);
+  for (size_t i = order.size(); i > 1; --i) std::swap(order[i - 1], order[dice.next() % i]);
+  bool any = false;
+  for (const auto& [block, w] : order) {
+    const bool down = dice.next() % 2 != 0;
+    for (size_t l = 0; l < kWarp; ++l) {
+      Thread& thread = *block->threads[w * kWarp + (down ? kWarp - 1 - l : l)];
+      if (thread.finished) continue;
+      any = true;
+      resume(thread);
+      if (cluster->error) return false;
+    }
+    while (!cluster->pending.empty() && dice.next() % 4 == 0) run_one_pending();
+  }
+  return any;
+}
+
+void run_cluster(const std::function<void()>& body) {
+  for (Block& block : cluster->blocks)
+    for (auto& thread : block.threads) start(*thread, body);
+  for (;;) {
+    cluster->progress = false;
+    if (!run_round()) break;
+    if (cluster->progress) continue;
+    if (cluster->pending.empty()) fail("{}", deadlock());
+    run_one_pending();
+  }
+  if (cluster->error) std::rethrow_exception(cluster->error);
+  for (const auto& [what, into_shared] : cluster->pending)
+    if (into_shared != nullptr && !what->done) broken(fmt::format("ended before {} arrived", into_shared));
+  while (!cluster->pending.empty()) run_one_pending();
+}
+
+void make_blocks(uint32_t first, uint32_t y) {
+  const LaunchShape& shape = cluster->shape;
+  cluster->blocks.clear();
+  cluster->blocks.resize(shape.cluster);
+  cluster->meeting = {};
+  for (uint32_t r = 0; r < shape.cluster; ++r) {
+    Block& block = cluster->blocks[r];
+    block.index = static_cast<int>(first + r);
+    block.index_y = static_cast<int>(y);
+    block.rank = static_cast<int>(r);
+    block.shared = cluster->shared[r].get();
+    block.shared_bytes = shape.shared_bytes;
+    std::memset(block.shared, 0xff, shape.shared_bytes);
+    block.warps.resize(shape.threads / kWarp);
+    block.warpgroups.resize((shape.threads + kWarpgroup - 1) / kWarpgroup);
+    for (uint32_t t = 0; t < shape.threads; ++t) {
+      block.threads.push_back(std::make_unique<Thread>());
+      block.threads.back()->index = static_cast<int>(t);
+      block.threads.back()->block = &block;
+    }
+  }
+}
+
+}  // namespace
+
+Thread& self() {
+  return *cluster->running;
+}
+const LaunchShape& shape() {
+  return cluster->shape;
+}
+Block& block_of_rank(int rank) {
+  if (rank < 0 || rank >= cluster_size()) broken(fmt::format("rank {} of a cluster of {}", rank, cluster_size()));
+  return cluster->blocks[static_cast<size_t>(rank)];
+}
+int cluster_size() {
+  return static_cast<int>(cluster->shape.cluster);
+}
+Meeting& cluster_meeting() {
+  return cluster->meeting;
+}
+void broken(const std::string& what) {
+  fail("{}: {}", cluster->running != nullptr ? place_of(*cluster->running) : cluster->kernel, what);
+}
+void yield(const char* what) {
+  Thread& thread = self();
+  thread.waits_for = what;
+  cluster->scheduler = std::move(cluster->scheduler).resume();
+  cluster->running = &thread;
+}
+void progressed() {
+  cluster->progress = true;
+}
+void meet(Meeting& meeting, int count, const char* what) {
+  const uint64_t round = meeting.rounds;
+  if (++meeting.arrived == count) {
+    meeting.arrived = 0;
+    ++meeting.rounds;
+    progressed();
+    return;
+  }
+  wait_until(what, [&] { return meeting.rounds != round; });
+}
+std::shared_ptr<Deferred> later(std::function<void()> apply, const char* into_shared) {
+  auto what = std::make_shared<Deferred>(Deferred{std::move(apply)});
+  cluster->pending.push_back({what, into_shared});
+  return what;
+}
+uint32_t random_bits() {
+  return dice.next();
+}
+
+std::byte* shared_at(Block& block, uint32_t address, uint32_t bytes) {
+  if (address < kSharedBase || address + bytes > kSharedBase + block.shared_bytes)
+    broken(fmt::format("shared memory at {}..{}, the block has {} bytes", int64_t{address} - kSharedBase,
+                       int64_t{address} + bytes - kSharedBase, block.shared_bytes));
+  return block.shared + (address - kSharedBase);
+}
+uint32_t address_of(const Block& block, const void* p) {
+  const auto offset = static_cast<const std::byte*>(p) - block.shared;
+  if (offset < 0 || offset > block.shared_bytes) broken("a pointer that is not into the block's shared memory");
+  return kSharedBase + static_cast<uint32_t>(offset);
+}
+
+void run(const char* name, const LaunchShape& shape, const std::function<void()>& body) {
+  if (shape.threads == 0 || shape.threads % kWarp != 0 || shape.threads > 1024 || shape.cluster == 0 || shape.cluster > 8 ||
+      shape.blocks % shape.cluster != 0)
+    launch_failed(name, "invalid grid, block or cluster");
+  if (shape.shared_bytes > static_cast<uint32_t>(kMostSharedBytes)) launch_failed(name, "too much shared memory");
+  CHECK(cluster == nullptr, "{} launched by a kernel", name);
+  Cluster state;
+  state.kernel = name;
+  state.shape = shape;
+  for (uint32_t r = 0; r < shape.cluster; ++r)
+    state.shared.emplace_back(static_cast<std::byte*>(std::aligned_alloc(1024, (shape.shared_bytes + 1024) / 1024 * 1024)));
+  cluster = &state;
+  struct Leave {
+    ~Leave() { cluster = nullptr; }
+  } leave;
+  for (uint32_t y = 0; y < shape.blocks_y; ++y)
+    for (uint32_t first = 0; first < shape.blocks; first += shape.cluster) {
+      make_blocks(first, y);
+      run_cluster(body);
+    }
+}
+
+}  // namespace emulator
+}  // namespace rorqual::hopper
