@@ -48,6 +48,10 @@ class DeviceBuffer {
   size_t bytes_ = 0;
 };
 
+// Emulator: draws the order of warps and the moments of copies anew from a seed (RORQUAL_EMULATOR_SEED, or 0), so that a test
+// sees the same whatever ran before it. Nothing on a GPU.
+void restart_schedule();
+
 // Waits for all work of the device; an Error names what went wrong in a kernel.
 void synchronise();
 

@@ -15,6 +15,7 @@ class HopperTest : public ::testing::Test {
  protected:
   void SetUp() override {
     if (!why_no_device().empty()) GTEST_SKIP() << why_no_device();
+    restart_schedule();
     RecordProperty("device", device_info().name);
   }
 };

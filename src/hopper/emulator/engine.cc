@@ -55,9 +55,12 @@ struct Dice {
   }
 };
 
-uint64_t first_seed() {
+uint64_t seed_of_environment() {
   const char* text = std::getenv("RORQUAL_EMULATOR_SEED");
-  return (text != nullptr ? std::strtoull(text, nullptr, 10) : 0) * 0x9e3779b97f4a7c15u + 0x2545f4914f6cdd1du;
+  return text != nullptr ? std::strtoull(text, nullptr, 10) : 0;
+}
+constexpr uint64_t state_of(uint64_t seed) {
+  return seed * 0x9e3779b97f4a7c15u + 0x2545f4914f6cdd1du;
 }
 
 struct Free {
@@ -82,7 +85,7 @@ struct Cluster {
 };
 
 Cluster* cluster = nullptr;
-Dice dice{first_seed()};
+Dice dice{state_of(seed_of_environment())};
 
 std::string place_of(const Thread& thread) {
   return fmt::format("{}: block {}, warp {}, lane {}", cluster->kernel, thread.block->index, thread.index / kWarp,
@@ -121,22 +124,29 @@ void run_one_pending() {
   what->run();
 }
 
+// "12 lanes wait for barrier_wait", or nothing if all have finished.
+std::string waits_of(const Block& block, size_t warp) {
+  std::string waits;
+  int waiting = 0;
+  for (size_t l = 0; l < kWarp; ++l) {
+    const Thread& thread = *block.threads[warp * kWarp + l];
+    if (thread.finished) continue;
+    ++waiting;
+    if (waits.find(thread.waits_for) == waits.npos)
+      waits += waits.empty() ? thread.waits_for : fmt::format(", {}", thread.waits_for);
+  }
+  return waiting == 0 ? "" : fmt::format("{} lanes wait for {}", waiting, waits);
+}
+
 std::string deadlock() {
   std::string text = fmt::format("{}: deadlock.", cluster->kernel);
   for (const Block& block : cluster->blocks)
-    for (size_t w = 0; w < block.warps.size(); ++w) {
-      std::string waits;
-      int finished = 0;
-      for (size_t l = 0; l < kWarp; ++l) {
-        const Thread& thread = *block.threads[w * kWarp + l];
-        if (thread.finished) {
-          ++finished;
-        } else if (waits.find(thread.waits_for) == waits.npos) {
-          waits += waits.empty() ? thread.waits_for : fmt::format(", {}", thread.waits_for);
-        }
-      }
-      if (finished < kWarp)
-        text += fmt::format(" Block {}, warp {}: {} lanes wait for {}.", block.index, w, kWarp - finished, waits);
+    for (size_t first = 0, end = 0; first < block.warps.size(); first = end) {
+      const std::string waits = waits_of(block, first);
+      for (end = first + 1; end < block.warps.size() && waits_of(block, end) == waits;) ++end;
+      if (waits.empty()) continue;
+      text += end == first + 1 ? fmt::format(" Block {}, warp {}: {}.", block.index, first, waits)
+                               : fmt::format(" Block {}, warps {} to {}: {}.", block.index, first, end - 1, waits);
     }
   return text;
 }
@@ -246,6 +256,9 @@ std::shared_ptr<Deferred> later(std::function<void()> apply, const char* into_sh
   cluster->pending.push_back({what, into_shared});
   return what;
 }
+void set_seed(uint64_t seed) {
+  dice = {state_of(seed)};
+}
 uint32_t random_bits() {
   return dice.next();
 }
@@ -285,4 +298,9 @@ void run(const char* name, const LaunchShape& shape, const std::function<void()>
 }
 
 }  // namespace emulator
+
+void restart_schedule() {
+  emulator::set_seed(emulator::seed_of_environment());
+}
+
 }  // namespace rorqual::hopper

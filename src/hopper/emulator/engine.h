@@ -135,6 +135,9 @@ void run_products(Block& block, size_t warpgroup, uint64_t end);
 // (emulator/wgmma.cc) D of a product whose operands lie in the block's shared memory.
 void compute(Block& block, const Product& product, float* const (&d)[kWarpgroup]);
 
+// Another schedule from here on.
+void set_seed(uint64_t seed);
+
 // Runs all blocks of a launch; `body` is the kernel with its arguments.
 void run(const char* name, const LaunchShape& shape, const std::function<void()>& body);
 
