@@ -18,9 +18,9 @@ constexpr size_t kMostLines = 600;
 // From the ground up; a folder includes its own files and those of lower floors (docs/architecture.md).
 const std::map<std::string, int, std::less<>>& floors() {
   static const std::map<std::string, int, std::less<>> table = {
-      {"base", 0}, {"numerics", 1}, {"plan", 1},     {"data", 1},  {"grammar", 1},    {"jinja", 2}, {"tensor", 2},
-      {"comm", 2}, {"hopper", 2}, {"kernels", 3},  {"exchange", 4}, {"model", 5}, {"checkpoint", 6}, {"train", 7}, {"serve", 7},
-      {"sim", 8},  {"rl", 8},       {"eval", 8},     {"bench", 8}, {"experiment", 8}, {"cli", 9}};
+      {"base", 0},  {"numerics", 1}, {"plan", 1},    {"data", 1},     {"grammar", 1}, {"jinja", 2},      {"tensor", 2},
+      {"comm", 2},  {"hopper", 2},   {"kernels", 3}, {"exchange", 4}, {"model", 5},   {"checkpoint", 6}, {"train", 7},
+      {"serve", 7}, {"sim", 8},      {"rl", 8},      {"eval", 8},     {"bench", 8},   {"experiment", 8}, {"cli", 9}};
   return table;
 }
 
@@ -79,7 +79,8 @@ std::string floor_objection(const std::vector<std::string>& from, const std::vec
   if (from.back() == "all.cc" && from[2] == "common") return "";  // the list of operations
   if (b == "kernels" && to.size() > 2 && to[1] != from[2] && to[1] != "common")
     return fmt::format("kernels/{} is another operation: shared code stands in kernels/common", to[1]);
-  if (b != "kernels" && b != "tensor" && b != "numerics" && b != "base") return "kernels know tensors and numbers only";
+  const bool gpu = b == "hopper" && from.back().find("sm90a") != std::string::npos;
+  if (b != "kernels" && b != "tensor" && b != "numerics" && b != "base" && !gpu) return "kernels know tensors and numbers only";
   return "";
 }
 
@@ -153,6 +154,29 @@ std::vector<std::string> check_isa_includes(const SourceFile& file) {
   return wrong;
 }
 
+// Code for GPUs is compiled for the emulator too, so it is written in the functions of hopper/device.h alone.
+std::vector<std::string> check_device_code(const SourceFile& file) {
+  static constexpr std::array<std::string_view, 14> kCuda = {
+      "__global__",    "__device__", "__shared__", "threadIdx", "blockIdx",      "blockDim", "gridDim",
+      "__syncthreads", "__shfl",     "__ballot",   "<<<",       "__nv_bfloat16", "__nv_fp8", "asm"};
+  std::vector<std::string> wrong;
+  if (!file.path.ends_with(".cu")) return wrong;
+  const std::string own = file.path.substr(4, file.path.rfind('/') - 3);
+  const auto lines = lines_of(file.text);
+  for (size_t i = 0; i < lines.size(); ++i) {
+    for (const std::string_view word : kCuda)
+      if (without_comment(lines[i]).find(word) != std::string_view::npos)
+        wrong.push_back(at(file, i) + fmt::format("'{}': device code is written in the functions of hopper/device.h", word));
+    const std::string include = include_of(lines[i]), system = include_of(lines[i], true);
+    const bool allowed = include.empty() || include.starts_with(own) || include.starts_with("hopper/") ||
+                         include.starts_with("numerics/") || include.starts_with("kernels/common/sm90a");
+    if (!allowed || (!system.empty() && system != "cstdint" && system != "cstddef"))
+      wrong.push_back(at(file, i) + "device code includes hopper/, numerics/ and its operation's headers, not " +
+                      (allowed ? system : include));
+  }
+  return wrong;
+}
+
 std::vector<std::string> check_length(const SourceFile& file) {
   const auto lines = lines_of(file.text);
   const bool generated = !lines.empty() && lines[0].find("enerated by") != std::string::npos;
@@ -202,11 +226,9 @@ std::vector<std::string> check_bans(const SourceFile& file) {
 }  // namespace
 
 const std::vector<StructureRule>& structure_rules() {
-  static const std::vector<StructureRule> rules = {{"floors", check_floors},
-                                                   {"isa symbols", check_isa_symbols},
-                                                   {"isa includes", check_isa_includes},
-                                                   {"length", check_length},
-                                                   {"bans", check_bans}};
+  static const std::vector<StructureRule> rules = {
+      {"floors", check_floors},           {"isa symbols", check_isa_symbols}, {"isa includes", check_isa_includes},
+      {"device code", check_device_code}, {"length", check_length},           {"bans", check_bans}};
   return rules;
 }
 
@@ -216,7 +238,8 @@ std::vector<SourceFile> read_source_files() {
     if (!std::filesystem::exists(top)) continue;
     for (const auto& entry : std::filesystem::recursive_directory_iterator(top)) {
       const std::string extension = entry.path().extension().string();
-      if (extension == ".h" || extension == ".cc" || extension == ".cu") files.push_back({entry.path().generic_string(), read_file(entry.path())});
+      if (extension == ".h" || extension == ".cc" || extension == ".cu")
+        files.push_back({entry.path().generic_string(), read_file(entry.path())});
     }
   }
   std::sort(files.begin(), files.end(), [](const SourceFile& a, const SourceFile& b) { return a.path < b.path; });

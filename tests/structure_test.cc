@@ -61,6 +61,8 @@ TEST(Structure, KernelsKnowTheirOwnOperationOnly) {
   expect_broken("floors", "src/kernels/common/a.h", "#include \"kernels/rope/rope.h\"\n", "another operation");
   EXPECT_THAT(broken("floors", "src/kernels/common/all.cc", "#include \"kernels/rope/rope.h\"\n"), IsEmpty());
   expect_broken("floors", "src/kernels/gemm/select.cc", "#include \"plan/mesh.h\"\n", "tensors and numbers");
+  expect_broken("floors", "src/kernels/gemm/select.cc", "#include \"hopper/device.h\"\n", "tensors and numbers");
+  EXPECT_THAT(broken("floors", "src/kernels/gemm/sm90a.cu", "#include \"hopper/device.h\"\n"), IsEmpty());
 }
 
 TEST(Structure, OnlySelectNamesInstructionSets) {
@@ -83,6 +85,20 @@ TEST(Structure, IsaFilesIncludeLittle) {
   expect_broken("isa includes", path, "#include \"base/log.h\"\n", "not base/log.h");
   expect_broken("isa includes", "src/kernels/gemm/pack_avx512.cc", "#include <algorithm>\n", "not algorithm");
   EXPECT_THAT(broken("isa includes", "src/kernels/gemm/reference.cc", "#include <vector>\n"), IsEmpty());
+}
+
+TEST(Structure, DeviceCodeKeepsToItsOwnFunctions) {
+  const std::string path = "src/kernels/gemm/sm90a.cu";
+  EXPECT_THAT(
+      broken("device code", path,
+             "#include \"hopper/device.h\"\n#include \"kernels/gemm/sm90a_job.h\"\n#include \"kernels/common/sm90a_x.h\"\n"
+             "#include \"numerics/fp8.h\"\n#include <cstdint>\nint i = thread_index();  // threadIdx.x\n"),
+      IsEmpty());
+  for (const char* line : {"int i = threadIdx.x;", "__syncthreads();", "kernel<<<1, 2>>>();", "asm(\"\");"})
+    expect_broken("device code", path, line, "hopper/device.h");
+  expect_broken("device code", path, "#include \"base/error.h\"\n", "not base/error.h");
+  expect_broken("device code", path, "#include <vector>\n", "not vector");
+  EXPECT_THAT(broken("device code", "src/hopper/ptx/thread.h", "threadIdx.x"), IsEmpty());
 }
 
 TEST(Structure, FilesStayShort) {
