@@ -7,6 +7,11 @@
 
 #include "base/error.h"
 
+#ifdef __SANITIZE_ADDRESS__
+#include <sanitizer/asan_interface.h>
+#include <sanitizer/common_interface_defs.h>
+#endif
+
 namespace rorqual::hopper {
 
 void launch_failed(const char* kernel, const char* reason) {
@@ -20,28 +25,47 @@ namespace context = boost::context;
 
 constexpr size_t kStackBytes = 192 * 1024;
 
+// AddressSanitizer is told of every change of stacks.
+#ifdef __SANITIZE_ADDRESS__
+void leave_stack(void** own, const void* to, size_t bytes) {
+  __sanitizer_start_switch_fiber(own, to, bytes);
+}
+void enter_stack(void* own, const void** from, size_t* bytes) {
+  __sanitizer_finish_switch_fiber(own, from, bytes);
+}
+void forget_stack(void* memory) {  // the last fiber left its deepest frames without returning
+  ASAN_UNPOISON_MEMORY_REGION(memory, kStackBytes);
+}
+#else
+void leave_stack(void**, const void*, size_t) {}
+void enter_stack(void*, const void**, size_t*) {}
+void forget_stack(void*) {}
+#endif
+
+struct Free {
+  void operator()(std::byte* p) const { std::free(p); }
+};
+using Memory = std::unique_ptr<std::byte, Free>;
+
 // Stacks are kept from launch to launch: a block of 384 threads would map them anew each time.
 struct StackPool {
-  static std::vector<void*>& free_list() {
-    static std::vector<void*> list;
+  static std::vector<Memory>& free_list() {
+    static std::vector<Memory> list;
     return list;
   }
   context::stack_context allocate() {
     auto& list = free_list();
-    void* memory = nullptr;
-    if (list.empty()) {
-      memory = std::aligned_alloc(4096, kStackBytes);
-      if (memory == nullptr) fail("the emulator has no memory for a stack of {} KiB", kStackBytes / 1024);
-    } else {
-      memory = list.back();
-      list.pop_back();
-    }
+    if (list.empty()) list.emplace_back(static_cast<std::byte*>(std::aligned_alloc(4096, kStackBytes)));
+    std::byte* memory = list.back().release();
+    list.pop_back();
+    if (memory == nullptr) fail("the emulator has no memory for a stack of {} KiB", kStackBytes / 1024);
+    forget_stack(memory);
     context::stack_context stack;
     stack.size = kStackBytes;
-    stack.sp = static_cast<char*>(memory) + kStackBytes;
+    stack.sp = memory + kStackBytes;
     return stack;
   }
-  void deallocate(context::stack_context& stack) { free_list().push_back(static_cast<char*>(stack.sp) - kStackBytes); }
+  void deallocate(context::stack_context& stack) { free_list().emplace_back(static_cast<std::byte*>(stack.sp) - kStackBytes); }
 };
 
 // xorshift: order of warps, moments of copies. Not for numbers that anybody reads.
@@ -63,15 +87,11 @@ constexpr uint64_t state_of(uint64_t seed) {
   return seed * 0x9e3779b97f4a7c15u + 0x2545f4914f6cdd1du;
 }
 
-struct Free {
-  void operator()(std::byte* p) const { std::free(p); }
-};
-
 struct Cluster {
   const char* kernel = nullptr;
   LaunchShape shape;
   std::vector<Block> blocks;
-  std::vector<std::unique_ptr<std::byte, Free>> shared;
+  std::vector<Memory> shared;
   Meeting meeting;
   struct Pending {
     std::shared_ptr<Deferred> what;
@@ -80,9 +100,13 @@ struct Cluster {
   std::vector<Pending> pending;
   bool progress = false;
   std::exception_ptr error;
+  bool abandoned = false;  // after an error: threads end where they wait
   context::fiber scheduler;
+  const void* scheduler_stack = nullptr;
+  size_t scheduler_stack_bytes = 0;
   Thread* running = nullptr;
 };
+struct Abandoned {};
 
 Cluster* cluster = nullptr;
 Dice dice{state_of(seed_of_environment())};
@@ -94,24 +118,45 @@ std::string place_of(const Thread& thread) {
 
 void resume(Thread& thread) {
   cluster->running = &thread;
+  void* own = nullptr;
+  leave_stack(&own, thread.stack, kStackBytes);
   thread.fiber = std::move(thread.fiber).resume();
+  enter_stack(own, nullptr, nullptr);
   cluster->running = nullptr;
 }
 
+void run_thread(const std::function<void()>& body) {
+  if (cluster->abandoned) return;
+  try {
+    body();
+  } catch (const Abandoned&) {
+  } catch (...) {
+    if (!cluster->error) cluster->error = std::current_exception();
+  }
+}
+
 void start(Thread& thread, const std::function<void()>& body) {
-  thread.fiber = context::fiber(std::allocator_arg, StackPool(), [&thread, &body](context::fiber&& caller) {
-    cluster->scheduler = std::move(caller);
-    try {
-      body();
-    } catch (const context::detail::forced_unwind&) {
-      throw;
-    } catch (...) {
-      if (!cluster->error) cluster->error = std::current_exception();
-    }
-    thread.finished = true;
-    cluster->progress = true;
-    return std::move(cluster->scheduler);
-  });
+  StackPool pool;
+  const context::stack_context stack = pool.allocate();
+  thread.stack = static_cast<char*>(stack.sp) - kStackBytes;
+  thread.fiber = context::fiber(std::allocator_arg, context::preallocated(stack.sp, stack.size, stack), pool,
+                                [&thread, &body](context::fiber&& caller) {
+                                  cluster->scheduler = std::move(caller);
+                                  enter_stack(nullptr, &cluster->scheduler_stack, &cluster->scheduler_stack_bytes);
+                                  run_thread(body);
+                                  thread.finished = true;
+                                  cluster->progress = true;
+                                  leave_stack(nullptr, cluster->scheduler_stack, cluster->scheduler_stack_bytes);
+                                  return std::move(cluster->scheduler);
+                                });
+}
+
+// Ends all threads after an error, so that nothing lives on their stacks.
+void abandon() {
+  cluster->abandoned = true;
+  for (Block& block : cluster->blocks)
+    for (auto& thread : block.threads)
+      if (!thread->finished) resume(*thread);
 }
 
 // A pending copy or product, any of them.
@@ -175,14 +220,21 @@ bool run_round() {
 void run_cluster(const std::function<void()>& body) {
   for (Block& block : cluster->blocks)
     for (auto& thread : block.threads) start(*thread, body);
-  for (;;) {
-    cluster->progress = false;
-    if (!run_round()) break;
-    if (cluster->progress) continue;
-    if (cluster->pending.empty()) fail("{}", deadlock());
-    run_one_pending();
+  try {
+    for (;;) {
+      cluster->progress = false;
+      if (!run_round()) break;
+      if (cluster->progress) continue;
+      if (cluster->pending.empty()) fail("{}", deadlock());
+      run_one_pending();
+    }
+  } catch (...) {
+    cluster->error = std::current_exception();
   }
-  if (cluster->error) std::rethrow_exception(cluster->error);
+  if (cluster->error) {
+    abandon();
+    std::rethrow_exception(cluster->error);
+  }
   for (const auto& [what, into_shared] : cluster->pending)
     if (into_shared != nullptr && !what->done) broken(fmt::format("ended before {} arrived", into_shared));
   while (!cluster->pending.empty()) run_one_pending();
@@ -235,8 +287,12 @@ void broken(const std::string& what) {
 void yield(const char* what) {
   Thread& thread = self();
   thread.waits_for = what;
+  void* own = nullptr;
+  leave_stack(&own, cluster->scheduler_stack, cluster->scheduler_stack_bytes);
   cluster->scheduler = std::move(cluster->scheduler).resume();
+  enter_stack(own, &cluster->scheduler_stack, &cluster->scheduler_stack_bytes);
   cluster->running = &thread;
+  if (cluster->abandoned) throw Abandoned{};
 }
 void progressed() {
   cluster->progress = true;

@@ -70,6 +70,7 @@ struct Thread {
   int index = 0;  // in the block
   Block* block = nullptr;
   boost::context::fiber fiber;
+  void* stack = nullptr;
   bool finished = false;
   const char* waits_for = nullptr;
   // Tensor cores: results live in `shadows` from issue to wait.
