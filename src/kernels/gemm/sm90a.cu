@@ -1,1 +1,0 @@
-#include "hopper/device.h"

@@ -1,0 +1,18 @@
+// Matrix products on Hopper (gemm.h says what they compute; pointers are to device memory). refuse_…: empty if the kernel takes
+// the arguments, else the reason.
+#pragma once
+
+#include <string>
+
+#include "kernels/gemm/gemm.h"
+
+namespace rorqual {
+
+// C = A·Bᵀ of E4M3 operands: A with a scale per 128 of a row, weights in Layout::kRows. Per 128 of K the tensor cores' sum from
+// zero (13 fraction bits), times (scale of a · scale of b), added in FP32, ascending; then rounded once to C's type, or added
+// to what C holds (F32: denormal results are zero). Problems of one shape are one launch, whatever memory they lie in.
+// Alignment: codes and C to 16 bytes; strides of codes and of C are multiples of 16 bytes; k is one of 16.
+std::string refuse_linear_sm90a(const LinearArgs& args);
+void linear_sm90a(const LinearArgs& args, const Stream& stream);
+
+}  // namespace rorqual
