@@ -1,0 +1,18 @@
+// Attention on Hopper GPUs. All pointers in the arguments are device pointers; spans over sequences are host memory.
+#pragma once
+
+#include <string>
+
+#include "kernels/attention/attention.h"
+
+namespace rorqual {
+
+// Gradients of MLA's training attention: BF16, one key head per query head, head sizes 128 + 64 and 128. The data of
+// segment_start is device memory. Scratch: attention_backward_scratch_sm90a elements, of any content. Bits do not depend on
+// timing; order of sums: dq over tiles of 128 keys ascending, dk and dv over tiles of 64 queries descending, dk_rope over heads
+// ascending. Values must be finite.
+void attention_backward_sm90a(const AttentionBackwardArgs& args, const Stream& stream);
+std::string refuse_attention_backward_sm90a(const AttentionBackwardArgs& args);
+int64_t attention_backward_scratch_sm90a(const AttentionShape& shape, std::span<const AttentionSequence> sequences);
+
+}  // namespace rorqual
