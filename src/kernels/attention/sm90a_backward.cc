@@ -10,10 +10,11 @@ namespace rorqual {
 namespace attention::backward_sm90a {
 namespace {
 
-// Tiles of a call's sequences, and where each array lies in scratch, in floats. Arrays begin at multiples of 64.
+// Tiles of a call's sequences, and where each array lies in scratch, in floats. Those that the copy engine reads begin at
+// multiples of 64.
 struct Layout {
   int64_t q_tiles = 0, k_tiles = 0;
-  int64_t lse2 = 0, delta = 0, start = 0, d_q = 0, d_k_rope = 0, turn = 0, end = 0;
+  int64_t lse2 = 0, delta = 0, start = 0, d_q = 0, d_k_rope = 0, starts = 0, turn = 0, end = 0;
 
   Layout(int64_t heads, std::span<const AttentionSequence> sequences) {
     for (const AttentionSequence& s : sequences) {
@@ -24,7 +25,8 @@ struct Layout {
     start = delta + heads * q_tiles * kQueries;
     d_q = start + q_tiles * kQueries;
     d_k_rope = d_q + heads * q_tiles * kTileSums;
-    turn = d_k_rope + heads * k_tiles * kKeys * kRope;
+    starts = d_k_rope + heads * k_tiles * kKeys * kRope;
+    turn = starts + q_tiles * 2;
     end = turn + heads * q_tiles;
   }
 };
@@ -69,6 +71,7 @@ Job job_of(const AttentionBackwardArgs& a, const Layout& layout) {
   job.scratch = {.lse2 = scratch + layout.lse2,
                  .delta = scratch + layout.delta,
                  .start = reinterpret_cast<int*>(scratch + layout.start),
+                 .starts = reinterpret_cast<Starts*>(scratch + layout.starts),
                  .turn = reinterpret_cast<int*>(scratch + layout.turn),
                  .d_q = scratch + layout.d_q,
                  .d_k_rope = scratch + layout.d_k_rope,

@@ -59,10 +59,18 @@ HOPPER_DEVICE Barriers& barriers() {
 struct Work {
   Sequence sequence;
   int head, key;          // the first one, counted in the sequence
-  int first_tile, tiles;  // of queries that see a key: [first_tile, first_tile + tiles), the last one first
+  int first_tile, tiles;  // of queries that the causal mask lets see a key: [first_tile, first_tile + tiles), last one first
+  const Starts* starts;   // of the sequence's tiles of queries; null without segments
+
   HOPPER_DEVICE int tile(int i) const { return first_tile + tiles - 1 - i; }
-  // Queries see keys up to their own number plus this.
-  HOPPER_DEVICE int limit() const { return sequence.keys - sequence.queries; }
+  // Query q of tile(i) sees keys up to first_limit(i) + q.
+  HOPPER_DEVICE int first_limit(int i) const { return sequence.keys - sequence.queries + tile(i) * kQueries; }
+  // Whether no segment of tile(i) has one of the keys. The first tile of keys leaves nothing out: it gives dq its first value.
+  HOPPER_DEVICE bool skips(int i) const { return starts != nullptr && key > 0 && load(&starts[tile(i)].lowest) >= key + kKeys; }
+  // Whether a query of tile(i) may not see a key.
+  HOPPER_DEVICE bool is_masked(int i) const {
+    return key + kKeys - 1 > first_limit(i) || (starts != nullptr && load(&starts[tile(i)].highest) > key);
+  }
 };
 
 HOPPER_DEVICE Work work_of_block(const Job& job) {
@@ -79,7 +87,8 @@ HOPPER_DEVICE Work work_of_block(const Job& job) {
   const int key_tiles = tiles_of(work.sequence.keys, kKeys);
   work.head = block / key_tiles;
   work.key = block % key_tiles * kKeys;
-  const int first_query = work.key - work.limit();
+  work.starts = job.segment_start != nullptr ? job.scratch.starts + work.sequence.q_tile : nullptr;
+  const int first_query = work.key - (work.sequence.keys - work.sequence.queries);
   work.first_tile = first_query > 0 ? first_query / kQueries : 0;
   work.tiles = tiles_of(work.sequence.queries, kQueries) - work.first_tile;
   return work;
@@ -155,40 +164,45 @@ HOPPER_DEVICE void load_queries(const Job& job, const Work& w, int tile, int sta
 HOPPER_DEVICE void load_all(const Job& job, const Work& w) {
   load_keys(job, w);
   HOPPER_NO_UNROLL
-  for (int i = 0; i < w.tiles; ++i) {
-    const int stage = i % kStages;
-    barrier_wait(&barriers().empty[stage], static_cast<uint32_t>(i / kStages % 2 ^ 1));
+  for (int i = 0, n = 0; i < w.tiles; ++i) {
+    if (w.skips(i)) continue;
+    const int stage = n % kStages;
+    barrier_wait(&barriers().empty[stage], static_cast<uint32_t>(n / kStages % 2 ^ 1));
     load_queries(job, w, w.tile(i), stage);
+    ++n;
   }
 }
 
 // ---- dQ from shared memory to scratch, by one warp
 
-// The first tile of keys stores, those after it add when their turn has come.
+// The first tile of keys stores, those after it add when their turn has come. Who adds nothing passes its turn on.
 HOPPER_DEVICE void add_all(const Job& job, const Work& w) {
   const uint8_t* d_q = shared_memory() + kAtDq;
   const int turn = w.key / kKeys;
   HOPPER_NO_UNROLL
   for (int i = 0; i < w.tiles; ++i) {
     const int tile = w.head * job.scratch.q_tiles + w.sequence.q_tile + w.tile(i);
-    named_sync(kDqWritten, kDqThreads);
-    if (lane_index() == 0) {
-      if (turn == 0) {
-        tma_store(&job.d_q_map, d_q, 0, tile * kSumRows);
-      } else {
-        wait_for_count(job.scratch.turn + tile, turn);
+    int* count = job.scratch.turn + tile;
+    const bool skips = w.skips(i);
+    if (!skips) named_sync(kDqWritten, kDqThreads);
+    if (lane_index() == 0 && turn > 0) wait_for_count(count, turn);
+    if (!skips) {
+      if (lane_index() == 0) {
         fence_global_for_async();
-        tma_add(&job.d_q_map, d_q, 0, tile * kSumRows);
+        if (turn == 0)
+          tma_store(&job.d_q_map, d_q, 0, tile * kSumRows);
+        else
+          tma_add(&job.d_q_map, d_q, 0, tile * kSumRows);
+        tma_commit();
+        tma_wait_read<0>();
       }
-      tma_commit();
-      tma_wait_read<0>();
+      sync_warp();
+      named_arrive(kDqRead, kDqThreads);
     }
-    sync_warp();
-    if (i + 1 < w.tiles) named_arrive(kDqRead, kDqThreads);
     if (lane_index() == 0) {
       tma_wait<0>();
       fence_global_for_async();
-      set_count(job.scratch.turn + tile, turn + 1);
+      set_count(count, turn + 1);
     }
     sync_warp();
   }
@@ -315,7 +329,7 @@ HOPPER_DEVICE void store_sums(const Job& job, const Work& w, int key, const floa
 
 // Sᵀ to Pᵀ, dSᵀ and the sums of dk and dv of one tile of queries; dSᵀ lies in shared memory then. The second half of dPᵀ and
 // the first half of the sums are under way together.
-HOPPER_DEVICE void add_tile(const Job& job, const Work& w, int n, int warpgroup, float (&d_k)[kHead / 2],
+HOPPER_DEVICE void add_tile(const Job& job, const Work& w, int i, int n, int warpgroup, float (&d_k)[kHead / 2],
                             float (&d_v)[kValue / 2]) {
   const uint8_t *k = shared_memory() + warpgroup * kQueryPanel, *v = k + kAtV;  // this warpgroup's 64 rows
   const uint8_t *q = stage_q(n % kStages), *d_o = stage_d_o(n % kStages), *rows = stage_rows(n % kStages);
@@ -329,11 +343,11 @@ HOPPER_DEVICE void add_tile(const Job& job, const Work& w, int n, int warpgroup,
   wgmma_commit();
   wgmma_wait<1>();
   keep(p);
-  const int key = w.key + warpgroup * 64 + fragment_row(math_thread(), 0), first_limit = w.limit() + w.tile(n) * kQueries;
-  if (job.segment_start != nullptr || w.key + kKeys - 1 > first_limit)
-    weights<true>(p, rows, job.scale_log2e, key, first_limit);
+  const int key = w.key + warpgroup * 64 + fragment_row(math_thread(), 0);
+  if (w.is_masked(i))
+    weights<true>(p, rows, job.scale_log2e, key, w.first_limit(i));
   else
-    weights<false>(p, rows, job.scale_log2e, key, first_limit);
+    weights<false>(p, rows, job.scale_log2e, key, w.first_limit(i));
   wgmma_wait<0>();
   keep(dp);
   round_operands<0>(p, dp, rows, p_operand[0], ds_operand[0]);
@@ -356,8 +370,7 @@ HOPPER_DEVICE void add_tile(const Job& job, const Work& w, int n, int warpgroup,
 }
 
 // The tile's dQ, while the products of add_tile still run: panels 0 and 1 by warpgroup 0, panel 2 by warpgroup 1.
-HOPPER_DEVICE void query_gradient(const Work& w, int n, int warpgroup, float (&d_k)[kHead / 2], float (&d_v)[kValue / 2]) {
-  const bool last = n + 1 == w.tiles;
+HOPPER_DEVICE void query_gradient(int n, int warpgroup, float (&d_k)[kHead / 2], float (&d_v)[kValue / 2]) {
   float d_q[32];
   wgmma_wait<1>();  // operands of the first half are free: their registers hold dQ
   if (warpgroup == 0)
@@ -367,7 +380,7 @@ HOPPER_DEVICE void query_gradient(const Work& w, int n, int warpgroup, float (&d
   wgmma_wait<1>();
   keep(d_k);
   keep(d_v);
-  if (math_thread() == 0) barrier_arrive(&barriers().empty[n % kStages]);
+  if (lane_index() == 0) barrier_arrive(&barriers().empty[n % kStages]);
   wgmma_wait<0>();
   keep(d_q);
   if (n > 0) named_sync(kDqRead, kDqThreads);
@@ -380,7 +393,7 @@ HOPPER_DEVICE void query_gradient(const Work& w, int n, int warpgroup, float (&d
   } else {
     store_query_gradient<2>(d_q);
   }
-  if (!last) named_arrive(kDsRead + (1 - warpgroup), kMathThreads);
+  named_arrive(kDsRead + (1 - warpgroup), kMathThreads);
   fence_shared_for_async();
   named_arrive(kDqWritten, kDqThreads);
 }
@@ -392,12 +405,19 @@ HOPPER_DEVICE void multiply_all(const Job& job, const Work& w, int warpgroup) {
   HOPPER_UNROLL
   for (float& x : d_v) x = 0;
   barrier_wait(&barriers().keys, 0);
+  int n = 0;
   HOPPER_NO_UNROLL
-  for (int n = 0; n < w.tiles; ++n) {
+  for (int i = 0; i < w.tiles; ++i) {
+    if (w.skips(i)) continue;
     barrier_wait(&barriers().full[n % kStages], static_cast<uint32_t>(n / kStages % 2));
-    add_tile(job, w, n, warpgroup, d_k, d_v);
+    add_tile(job, w, i, n, warpgroup, d_k, d_v);
     named_sync(kDsWritten, kMathThreads);
-    query_gradient(w, n, warpgroup, d_k, d_v);
+    query_gradient(n, warpgroup, d_k, d_v);
+    ++n;
+  }
+  if (n > 0) {  // what others still arrive at
+    named_sync(kDsRead + warpgroup, kMathThreads);
+    named_sync(kDqRead, kDqThreads);
   }
   store_sums(job, w, w.key + warpgroup * 64 + fragment_row(math_thread(), 0), d_k, d_v);
 }
@@ -409,7 +429,7 @@ void attention_backward_kernel(HOPPER_PARAMETER Job job) {
     barrier_init(&b.keys, 1);
     for (int i = 0; i < kStages; ++i) {
       barrier_init(&b.full[i], 1);
-      barrier_init(&b.empty[i], 2);
+      barrier_init(&b.empty[i], kMathThreads / kWarp);
     }
     fence_barriers();
   }

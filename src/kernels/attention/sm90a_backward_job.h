@@ -36,11 +36,17 @@ struct MutableRows {
   int64_t stride, head_stride;
 };
 
+// Lowest and highest first key of a tile's queries.
+struct Starts {
+  int lowest, highest;
+};
+
 // Scratch. Rows of tiles that lie behind a sequence's end have lse2 = ∞, so that their weights are 0.
 struct Scratch {
   float* lse2;           // [heads, q_tiles·64] log-sum-exp · log2(e)
   float* delta;          // [heads, q_tiles·64] Σ o·do
   int* start;            // [q_tiles·64] first key that the query sees, counted in its sequence
+  Starts* starts;        // [q_tiles]; unset without segments
   int* turn;             // [heads, q_tiles] how many tiles of keys have been added to the tile's dq
   float* d_q;            // [heads, q_tiles, 64·192] without scale, in the order of the registers that sum it
   float* d_k_rope;       // [heads, k_tiles·128, 64] without scale, of each head

@@ -33,6 +33,33 @@ HOPPER_DEVICE float dot(const Words4& a, const Words4& b) {
   return sum;
 }
 
+// That a query sees, counted in its sequence.
+HOPPER_DEVICE int first_key(const Job& job, const Sequence& s, int query) {
+  if (job.segment_start == nullptr) return 0;
+  const int64_t start = job.segment_start[s.q_begin + query] - s.k_begin;
+  return start > 0 ? static_cast<int>(start) : 0;
+}
+
+// By one warp.
+HOPPER_DEVICE void write_starts(const Job& job, const Sequence& s, int tile) {
+  const int query = (tile - s.q_tile) * kQueries + lane_index();
+  Starts range{0x7fffffff, 0};
+  HOPPER_UNROLL
+  for (int i = 0; i < kQueries; i += kWarp) {
+    if (query + i >= s.queries) continue;
+    const int start = first_key(job, s, query + i);
+    range.lowest = start < range.lowest ? start : range.lowest;
+    range.highest = start > range.highest ? start : range.highest;
+  }
+  HOPPER_UNROLL
+  for (int distance = 1; distance < kWarp; distance *= 2) {
+    const int lowest = shuffle_xor(range.lowest, distance), highest = shuffle_xor(range.highest, distance);
+    range.lowest = lowest < range.lowest ? lowest : range.lowest;
+    range.highest = highest > range.highest ? highest : range.highest;
+  }
+  if (lane_index() == 0) job.scratch.starts[tile] = range;
+}
+
 // A block: a tile of queries of one head (y). 16 lanes share a row.
 HOPPER_KERNEL_BLOCKS(kThreads, 4)
 void attention_backward_prepare_kernel(HOPPER_PARAMETER Job job) {
@@ -63,31 +90,27 @@ void attention_backward_prepare_kernel(HOPPER_PARAMETER Job job) {
     const int64_t of_head = int64_t{head} * out.q_tiles * kQueries + of_call;
     out.delta[of_head] = delta;
     out.lse2[of_head] = valid ? job.lse[head * job.lse_stride + s.q_begin + query] * kLog2e : bits_to_float(0x7f800000u);
-    if (head > 0) continue;
-    int start = 0;
-    if (job.segment_start != nullptr && valid) start = static_cast<int>(job.segment_start[s.q_begin + query] - s.k_begin);
-    out.start[of_call] = start;
+    if (head == 0) out.start[of_call] = valid ? first_key(job, s, query) : 0;
   }
   if (thread_index() == 0) out.turn[head * out.q_tiles + tile] = 0;
+  if (head == 0 && job.segment_start != nullptr && warp_index() == 0) write_starts(job, s, tile);
 }
 
-// Value `lane` of each of a quad's lanes: lane i gets value i of lanes 0..3.
-HOPPER_DEVICE Words4 transpose_quad(const uint32_t (&v)[4]) {
-  const int lane = lane_index() % 4;
-  Words4 out;
+// Value i of lane j of a quad goes to lane i as its value j.
+HOPPER_DEVICE void transpose_quad(uint32_t (&v)[4]) {
   HOPPER_UNROLL
-  for (int i = 0; i < 4; ++i) {
-    // This lane sends value lane ^ i, as its partner lane ^ i wants it, and gets its own number's from there.
-    uint32_t sent = v[0];
+  for (int distance = 1; distance < 4; distance *= 2) {
+    const bool upper = (lane_index() & distance) != 0;
     HOPPER_UNROLL
-    for (int j = 1; j < 4; ++j)
-      if (j == (lane ^ i)) sent = v[j];
-    const uint32_t got = shuffle_xor(sent, i);
-    HOPPER_UNROLL
-    for (int j = 0; j < 4; ++j)
-      if (j == (lane ^ i)) out.w[j] = got;
+    for (int i = 0; i < 4; ++i) {
+      if ((i & distance) != 0) continue;
+      const uint32_t got = shuffle_xor(upper ? v[i] : v[i + distance], distance);
+      if (upper)
+        v[i] = got;
+      else
+        v[i + distance] = got;
+    }
   }
-  return out;
 }
 
 // dq of a tile of queries of one head (y). A thread reads what the thread of the same number of a warpgroup wrote: for a panel
@@ -106,18 +129,17 @@ void attention_backward_queries_kernel(HOPPER_PARAMETER Job job) {
     HOPPER_UNROLL
     for (int j = 0; j < 8; ++j) v[j] = load_once(sums + (panel * 8 + j) * kWarpgroup + thread);
     HOPPER_UNROLL
-    for (int half = 0; half < 2; ++half)  // of the columns
-      HOPPER_UNROLL
-    for (int i = 0; i < 2; ++i) {  // of the rows
-      uint32_t packed[4];
+    for (int quarter = 0; quarter < 4; ++quarter) {  // half of the columns, one of two rows
+      const int half = quarter / 2, row = quarter % 2 * 8;
+      Words4 packed;
       HOPPER_UNROLL
       for (int j = 0; j < 4; ++j) {
         const Float4& x = v[half * 4 + j];
-        packed[j] = to_bf16x2(x.v[2 * i] * job.scale, x.v[2 * i + 1] * job.scale);
+        packed.w[j] = to_bf16x2(x.v[row / 4] * job.scale, x.v[row / 4 + 1] * job.scale);
       }
-      const Words4 words = transpose_quad(packed);
-      if (query + i * 8 < s.queries)
-        store_once(reinterpret_cast<Words4*>(out + i * 8 * job.d_q.stride + panel * 64 + half * 32), words);
+      transpose_quad(packed.w);
+      if (query + row < s.queries)
+        store_once(reinterpret_cast<Words4*>(out + row * job.d_q.stride + panel * 64 + half * 32), packed);
     }
   }
 }
@@ -140,9 +162,11 @@ void attention_backward_rope_kernel(HOPPER_PARAMETER Job job) {
     for (int i = 0; i < kAhead; ++i)
       if (head + i < job.heads) v[i] = load_once(in + (head + i) * head_stride);
     HOPPER_UNROLL
-    for (int i = 0; i < kAhead; ++i)
-      if (head + i < job.heads) HOPPER_UNROLL
-    for (int j = 0; j < 4; ++j) sum.v[j] = sum.v[j] + v[i].v[j];
+    for (int i = 0; i < kAhead; ++i) {
+      if (head + i >= job.heads) continue;
+      HOPPER_UNROLL
+      for (int j = 0; j < 4; ++j) sum.v[j] = sum.v[j] + v[i].v[j];
+    }
   }
   Words2 words;
   HOPPER_UNROLL

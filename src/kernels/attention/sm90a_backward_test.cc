@@ -342,13 +342,91 @@ TEST_F(AttentionBackwardSm90a, KeysBeforeTheQueries) {
   expect_true_gradients({1, sequences_of({70, 5}, 100)}, 4);
 }
 
+// 330 rows: tiles of keys that no segment of a tile of queries has.
 TEST_F(AttentionBackwardSm90a, Segments) {
   expect_true_gradients({2, sequences_of({40, 150}), true}, 5);
+  expect_true_gradients({1, sequences_of({330}), true}, 6);
+}
+
+TEST_F(AttentionBackwardSm90a, ManyHeads) {
+  expect_true_gradients({9, sequences_of({2}), false}, 7);
+}
+
+// More than one launch takes.
+TEST_F(AttentionBackwardSm90a, ManySequences) {
+  std::vector<int64_t> lengths(hopper::is_emulated() ? 131 : 300, 1);
+  lengths[17] = 4;
+  lengths[129] = 9;
+  expect_true_gradients({1, sequences_of(lengths), true}, 8);
+}
+
+TEST_F(AttentionBackwardSm90a, KeysThatNobodySeesGetZeros) {
+  expect_true_gradients({1, sequences_of({0, 6, 0}, 70)}, 9);
+  expect_true_gradients({1, sequences_of({0}, 3)}, 10);
+}
+
+TEST_F(AttentionBackwardSm90a, NothingToDo) {
+  const Problem p({1, sequences_of({3})}, 11);
+  const OnDevice device(p);
+  AttentionBackwardArgs args = device.args();
+  args.sequences = {};
+  args.scratch = Tensor(device.scratch.data(), DType::kF32, 1, 0);
+  attention_backward_sm90a(args, Stream::on_device());
+  for (const hopper::DeviceBuffer* b : {&device.d_q, &device.d_k, &device.d_v, &device.d_k_rope})
+    for (const uint16_t bits : hopper::to_host<uint16_t>(*b)) ASSERT_EQ(bits, kPoison);
+}
+
+// The emulator draws another order of warps, copies and products each time.
+TEST_F(AttentionBackwardSm90a, TimingDoesNotShow) {
+  const Problem p({2, sequences_of({hopper::is_emulated() ? 200 : 2000, 70}, 5), true}, 12);
+  const OnDevice device(p);
+  const Gradients first = device.run();
+  for (int i = 0; i < 3; ++i) EXPECT_TRUE(device.run() == first) << "run " << i + 2;
+}
+
+TEST_F(AttentionBackwardSm90a, SequenceAloneHasTheSameBits) {
+  const Problem p({2, sequences_of({90, 17, 130})}, 13);
+  const OnDevice device(p);
+  const Gradients together = device.run();
+  for (const hopper::DeviceBuffer* b : {&device.d_q, &device.d_k, &device.d_v, &device.d_k_rope}) b->fill(0xff);
+  for (const AttentionSequence& s : p.sizes.sequences) {
+    AttentionBackwardArgs args = device.args();
+    args.sequences = {&s, 1};
+    attention_backward_sm90a(args, Stream::on_device());
+  }
+  EXPECT_EQ(hopper::to_host<uint16_t>(device.d_q), together.d_q.bits);
+  EXPECT_EQ(hopper::to_host<uint16_t>(device.d_k), together.d_k.bits);
+  EXPECT_EQ(hopper::to_host<uint16_t>(device.d_v), together.d_v.bits);
+  EXPECT_EQ(hopper::to_host<uint16_t>(device.d_k_rope), together.d_k_rope.bits);
 }
 
 TEST_F(AttentionBackwardSm90a, LongSequencesOfManyHeads) {
   if (hopper::is_emulated()) GTEST_SKIP() << "for a GPU";
-  expect_true_gradients({5, sequences_of({700, 1024})}, 6);
+  expect_true_gradients({5, sequences_of({700, 1024})}, 14);
+}
+
+TEST_F(AttentionBackwardSm90a, RefusesWhatItCannotTake) {
+  const Problem p({2, sequences_of({3})}, 15);
+  const OnDevice device(p);
+  EXPECT_EQ(refuse_attention_backward_sm90a(device.args()), "");
+  const auto reason = [&](auto change) {
+    AttentionBackwardArgs args = device.args();
+    change(args);
+    return refuse_attention_backward_sm90a(args);
+  };
+  EXPECT_EQ(reason([](auto& a) { a.shape.kv_heads = 1; }), "2 heads share 1 key heads");
+  EXPECT_EQ(reason([](auto& a) { a.shape.nope_dim = 64; }), "head sizes are 64 + 64, 128, not 128 + 64, 128");
+  EXPECT_EQ(reason([](auto& a) { a.q.dtype = DType::kF32; }), "q holds F32, not BF16");
+  EXPECT_EQ(reason([](auto& a) { a.d_o.stride += 1; }), "rows of d_o are not 16-byte aligned");
+  EXPECT_EQ(reason([](auto& a) { a.k_head_stride += 4; }), "rows of k are not 16-byte aligned");
+  EXPECT_EQ(reason([](auto& a) { a.d_k_rope.data = static_cast<uint16_t*>(a.d_k_rope.data) + 1; }),
+            "rows of d_k_rope are not 16-byte aligned");
+  EXPECT_EQ(reason([](auto& a) { a.lse.dtype = DType::kBF16; }), "lse holds BF16, not F32");
+  EXPECT_EQ(reason([](auto& a) {
+              a.scratch = {};
+              a.scratch.dtype = DType::kF64;
+            }),
+            "scratch is not F32, 16-byte aligned");
 }
 
 }  // namespace
