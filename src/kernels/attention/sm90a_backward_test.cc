@@ -35,6 +35,7 @@ struct Sizes {
   int64_t heads = 1;
   std::vector<AttentionSequence> sequences;
   bool segments = false;
+  int64_t segment = 0;  // the only one begins at this row; 0: at random rows
 };
 
 // Sequences of these many queries behind one another, a row of poison before each; keys are `cached` longer.
@@ -92,14 +93,15 @@ struct Problem {
     forward();
   }
 
-  // About every 20th row begins a segment, at its own key or one or two before.
+  // About every 20th row begins a segment, at its own key or one or two before; or one row of every sequence does.
   void make_segments(uint64_t seed) {
     segment_start.assign(static_cast<size_t>(q_rows()), 0);
     for (const AttentionSequence& s : sizes.sequences) {
       int64_t start = s.k_begin;
       for (int64_t i = s.q_begin; i < s.q_end; ++i) {
         const auto words = random_words({.seed = seed + 1}, static_cast<uint64_t>(i));
-        if (words[0] % 20 == 0) start = s.k_end - (s.q_end - i) - static_cast<int64_t>(words[1] % 3);
+        const bool begins = sizes.segment > 0 ? i == s.q_begin + sizes.segment : words[0] % 20 == 0;
+        if (begins) start = last_key(s, i) - static_cast<int64_t>(words[1] % 3);
         segment_start[static_cast<size_t>(i)] = std::max(start, s.k_begin);
       }
     }
@@ -342,10 +344,11 @@ TEST_F(AttentionBackwardSm90a, KeysBeforeTheQueries) {
   expect_true_gradients({1, sequences_of({70, 5}, 100)}, 4);
 }
 
-// 330 rows: tiles of keys that no segment of a tile of queries has.
+// 330 rows: tiles of keys that no segment of a tile of queries has. Row 30: queries that see the end of a tile, not its begin.
 TEST_F(AttentionBackwardSm90a, Segments) {
   expect_true_gradients({2, sequences_of({40, 150}), true}, 5);
   expect_true_gradients({1, sequences_of({330}), true}, 6);
+  expect_true_gradients({1, sequences_of({200}), true, 30}, 6);
 }
 
 TEST_F(AttentionBackwardSm90a, ManyHeads) {
