@@ -16,7 +16,9 @@ namespace {
 using namespace hopper;
 
 constexpr int kMathThreads = 2 * kWarpgroup, kThreads = kMathThreads + kWarpgroup;
-constexpr int kMathRegisters = 240, kCopyRegisters = 32;
+constexpr int kMathRegisters = 240, kCopyRegisters = 24;
+constexpr int kLaunchRegisters = 65536 / kThreads / 8 * 8;  // of a thread, and what warpgroups share out among them
+static_assert(2 * kMathRegisters + kCopyRegisters <= 3 * kLaunchRegisters);
 constexpr int kStages = 2;
 
 // Shared memory. Matrices lie in panels of 64 columns: rows of 128 bytes, swizzled.
