@@ -7,6 +7,14 @@
 
 namespace rorqual {
 
+// MLA's training attention: BF16, one key head per query head, head sizes 128 + 64 and 128, a positive scale. The data of
+// segment_start is device memory. Weights are exp(s − maximum so far) over tiles of 128 keys counted from the sequence's first
+// one, rounded to BF16 for the product with V, unrounded in their sum; O is divided by it at the end. A query's bits depend on
+// its own row and on the keys it sees alone. Values must be finite.
+// A causal product costs heads · Σ over queries of keys seen · 2 · (192 + 128) operations; of diagonal tiles all is computed.
+void attention_forward_sm90a(const AttentionForwardArgs& args, const Stream& stream);
+std::string refuse_attention_forward_sm90a(const AttentionForwardArgs& args);
+
 // Gradients of MLA's training attention: BF16, one key head per query head, head sizes 128 + 64 and 128. The data of
 // segment_start is device memory. Scratch: attention_backward_scratch_sm90a elements, of any content. Bits do not depend on
 // timing; order of sums: dq over tiles of 128 keys ascending, dk and dv over tiles of 64 queries descending, dk_rope over heads

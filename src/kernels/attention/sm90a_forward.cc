@@ -1,0 +1,131 @@
+// Checks and tensor maps of attention's forward pass on Hopper.
+#include <algorithm>
+#include <numbers>
+
+#include "hopper/runtime.h"
+#include "hopper/tensor_map.h"
+#include "kernels/attention/sm90a.h"
+#include "kernels/attention/sm90a_forward_job.h"
+
+namespace rorqual {
+namespace attention::forward_sm90a {
+namespace {
+
+// Rows [begin, end) of `t` in boxes of 64 columns.
+hopper::TensorMap map_of(const Tensor& t, int64_t begin, int64_t end, int rows) {
+  return hopper::make_tensor_map({.data = t.raw_row(begin),
+                                  .element = hopper::Element::kBF16,
+                                  .columns = t.cols,
+                                  .rows = end - begin,
+                                  .row_bytes = t.stride * 2,
+                                  .box_columns = 64,
+                                  .box_rows = rows,
+                                  .swizzle = true});
+}
+
+Sequence sequence_of(const AttentionForwardArgs& a, const AttentionSequence& s) {
+  return {.q = map_of(a.q, s.q_begin, s.q_end, kQueries),
+          .k = map_of(a.k, s.k_begin, s.k_end, kKeys),
+          .k_rope = map_of(a.k_rope, s.k_begin, s.k_end, kKeys),
+          .v = map_of(a.v, s.k_begin, s.k_end, kKeys),
+          .o = map_of(a.o, s.q_begin, s.q_end, kOutRows),
+          .q_begin = static_cast<int>(s.q_begin),
+          .k_begin = static_cast<int>(s.k_begin),
+          .queries = static_cast<int>(s.q_end - s.q_begin),
+          .keys = static_cast<int>(s.k_end - s.k_begin)};
+}
+
+// Heads whose keys and values fill half of the second-level cache, so that the tiles of queries that run together find them.
+int heads_together(const AttentionForwardArgs& a, int64_t keys, int64_t l2_bytes) {
+  const int64_t bytes = std::max<int64_t>(keys, 1) * (kNope + kValue) * 2;
+  return static_cast<int>(std::clamp<int64_t>(l2_bytes / 2 / bytes, 1, a.shape.heads));
+}
+
+std::string refuse_rows(const char* name, const Tensor& t, int64_t head_stride = 0) {
+  if (t.dtype != DType::kBF16) return fmt::format("{} holds {}, not BF16", name, dtype_name(t.dtype));
+  if (reinterpret_cast<uintptr_t>(t.data) % 16 != 0 || t.stride % 8 != 0 || head_stride % 8 != 0)
+    return fmt::format("rows of {} are not 16-byte aligned", name);
+  return "";
+}
+
+void check_rows(const char* name, const Tensor& t, int64_t rows, int64_t cols) {
+  CHECK(t.rows >= rows && t.cols >= cols && (t || rows == 0), "{} is [{}, {}], needs [{}, {}]", name, t.rows, t.cols, rows,
+        cols);
+}
+
+void check(const AttentionForwardArgs& a) {
+  const int64_t heads = a.shape.heads;
+  int64_t q_rows = 0, k_rows = 0;
+  for (const AttentionSequence& s : a.sequences) {
+    CHECK(s.q_begin >= 0 && s.k_begin >= 0 && s.q_end >= s.q_begin && s.k_end - s.k_begin >= s.q_end - s.q_begin,
+          "queries [{}, {}) against keys [{}, {})", s.q_begin, s.q_end, s.k_begin, s.k_end);
+    q_rows = std::max(q_rows, s.q_end);
+    k_rows = std::max(k_rows, s.k_end);
+  }
+  check_rows("q", a.q, q_rows, heads * kHead);
+  check_rows("k", a.k, k_rows, (heads - 1) * a.k_head_stride + kNope);
+  check_rows("k_rope", a.k_rope, k_rows, kRope);
+  check_rows("v", a.v, k_rows, (heads - 1) * a.v_head_stride + kValue);
+  check_rows("o", a.o, q_rows, heads * kValue);
+  if (a.lse) check_rows("lse", a.lse, heads, q_rows);
+  CHECK(a.segment_start.empty() || static_cast<int64_t>(a.segment_start.size()) >= q_rows,
+        "{} segment starts for {} query rows", a.segment_start.size(), q_rows);
+}
+
+void launch_sequences(const AttentionForwardArgs& a, Job& job, const Stream& stream) {
+  int64_t units = 0, keys = 0;
+  for (int i = 0; i < job.sequences; ++i) {
+    units += int64_t{tiles_of(job.sequence[i].queries, kQueries)} * job.heads;
+    keys = std::max<int64_t>(keys, job.sequence[i].keys);
+  }
+  const hopper::DeviceInfo& device = hopper::device_info();
+  job.heads_together = heads_together(a, keys, device.l2_bytes);
+  launch(job, static_cast<int>(std::min<int64_t>(units, device.multiprocessors)), stream.device_stream());
+  job.sequences = 0;
+}
+
+}  // namespace
+}  // namespace attention::forward_sm90a
+
+using namespace attention::forward_sm90a;
+
+std::string refuse_attention_forward_sm90a(const AttentionForwardArgs& a) {
+  const AttentionShape& s = a.shape;
+  if (s.heads != s.kv_heads) return fmt::format("{} heads share {} key heads", s.heads, s.kv_heads);
+  if (s.nope_dim != kNope || s.rope_dim != kRope || s.v_dim != kValue)
+    return fmt::format("head sizes are {} + {}, {}, not {} + {}, {}", s.nope_dim, s.rope_dim, s.v_dim, kNope, kRope, kValue);
+  if (!(s.scale > 0)) return fmt::format("scores are scaled by {}", s.scale);
+  const struct {
+    const char* name;
+    const Tensor& tensor;
+    int64_t head_stride;
+  } tensors[] = {
+      {"q", a.q, 0}, {"k", a.k, a.k_head_stride}, {"k_rope", a.k_rope, 0}, {"v", a.v, a.v_head_stride}, {"o", a.o, 0}};
+  for (const auto& t : tensors)
+    if (std::string reason = refuse_rows(t.name, t.tensor, t.head_stride); !reason.empty()) return reason;
+  if (a.lse && a.lse.dtype != DType::kF32) return fmt::format("lse holds {}, not F32", dtype_name(a.lse.dtype));
+  return "";
+}
+
+void attention_forward_sm90a(const AttentionForwardArgs& a, const Stream& stream) {
+  const std::string reason = refuse_attention_forward_sm90a(a);
+  CHECK(reason.empty(), "attention's forward on sm_90a: {}", reason);
+  check(a);
+  Job job{};
+  job.lse = a.lse ? a.lse.ptr<float>() : nullptr;
+  job.lse_stride = a.lse.stride;
+  job.segment_start = a.segment_start.empty() ? nullptr : a.segment_start.data();
+  job.scale = static_cast<float>(a.shape.scale);
+  job.scale_log2e = static_cast<float>(a.shape.scale * std::numbers::log2e);
+  job.heads = static_cast<int>(a.shape.heads);
+  job.k_head_stride = static_cast<int>(a.k_head_stride);
+  job.v_head_stride = static_cast<int>(a.v_head_stride);
+  for (const AttentionSequence& s : a.sequences) {
+    if (s.q_begin == s.q_end) continue;
+    job.sequence[job.sequences++] = sequence_of(a, s);
+    if (job.sequences == kMostSequences) launch_sequences(a, job, stream);
+  }
+  if (job.sequences > 0) launch_sequences(a, job, stream);
+}
+
+}  // namespace rorqual

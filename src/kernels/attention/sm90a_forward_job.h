@@ -1,0 +1,41 @@
+// What sm90a_forward.cc hands to the kernel of sm90a_forward.cu.
+#pragma once
+
+#include <cstdint>
+
+#include "hopper/launch.h"
+#include "hopper/types.h"
+
+namespace rorqual::attention::forward_sm90a {
+
+inline constexpr int kNope = 128, kRope = 64, kHead = kNope + kRope, kValue = 128;
+inline constexpr int kQueries = 128, kKeys = 128;  // of a tile
+inline constexpr int kOutRows = 16;                // of a warp
+inline constexpr int kMostSequences = 40;          // of a launch
+
+// One sequence. The maps begin with its first row and end with its last one: rows behind read as zero and are not written.
+// Boxes of 64 columns, swizzled; o's of kOutRows rows, the others' of a tile's.
+struct Sequence {
+  hopper::TensorMap q, k, k_rope, v, o;
+  int q_begin, k_begin;  // rows
+  int queries, keys;     // keys ≥ queries > 0: query i sees keys up to keys - queries + i
+};
+HOPPER_BOTH constexpr int tiles_of(int rows, int tile) {
+  return (rows + tile - 1) / tile;
+}
+
+struct Job {
+  float* lse;  // or null
+  int64_t lse_stride;
+  const int64_t* segment_start;  // or null
+  float scale, scale_log2e;
+  int heads, heads_together;  // so many heads' keys and values stay in the second-level cache
+  int k_head_stride, v_head_stride;
+  int sequences;
+  Sequence sequence[kMostSequences];
+};
+static_assert(sizeof(Job) <= 32000, "kernels take at most 32,000 bytes of parameters");
+
+void launch(const Job& job, int blocks, hopper::DeviceStream stream);
+
+}  // namespace rorqual::attention::forward_sm90a
