@@ -2,6 +2,7 @@
 // the arguments, else the reason.
 #pragma once
 
+#include <span>
 #include <string>
 
 #include "kernels/gemm/gemm.h"
@@ -14,5 +15,11 @@ namespace rorqual {
 // Alignment: codes and C to 16 bytes; strides of codes and of C are multiples of 16 bytes; k is one of 16.
 std::string refuse_linear_sm90a(const LinearArgs& args);
 void linear_sm90a(const LinearArgs& args, const Stream& stream);
+
+// C += Aᵀ·B of E4M3 operands, both Group::kColumnTransposed. Per 128 tokens the tensor cores' sum from zero (13 fraction bits),
+// times (scale of a · scale of b), added in FP32, ascending; then added to C once (FP32; denormal results are zero).
+// Alignment: codes and C to 16 bytes; strides of codes and rows of C are multiples of 16 bytes; scales of 4 bytes.
+std::string refuse_weight_gradient_sm90a(const WeightGradientArgs& args);
+void weight_gradient_sm90a(const WeightGradientArgs& args, const Stream& stream);
 
 }  // namespace rorqual
