@@ -22,4 +22,10 @@ void linear_sm90a(const LinearArgs& args, const Stream& stream);
 std::string refuse_weight_gradient_sm90a(const WeightGradientArgs& args);
 void weight_gradient_sm90a(const WeightGradientArgs& args, const Stream& stream);
 
+// Weights from F32 or BF16 into Layout::kRows: F32 and BF16 copies, or E4M3 with the CPU's codes and scales bit for bit (a
+// NaN's payload in BF16 may differ). Rows of copies that are no multiple of 16 bytes, and of sources that are none of 4
+// elements, take longer. A scale for a whole tensor needs its amax given; statistics are not counted.
+std::string refuse_pack_weights_sm90a(std::span<const PackWeightArgs> list);
+void pack_weights_sm90a(std::span<const PackWeightArgs> list, const Stream& stream);
+
 }  // namespace rorqual
