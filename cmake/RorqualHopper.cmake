@@ -1,6 +1,6 @@
 # Code for Hopper GPUs: src/hopper and the files sm90a*.cu, sm90a*.cc beside the other kernels. Built twice:
 #   hopper_emulated_test   the tests, device code run by the emulator: on every machine
-#   hopper_test            the same tests on a GPU (skipped where there is none): where nvcc is
+#   hopper_test            the same tests on a GPU (skipped where there is none), and those of *_cuda.cc: where nvcc is
 #   hopper_bench           their benchmarks: where nvcc is
 # RORQUAL_CUDA: AUTO (if nvcc is found), ON (nvcc must be there), OFF.
 set(RORQUAL_CUDA AUTO CACHE STRING "build the CUDA kernels for sm_90a: AUTO, ON or OFF")
@@ -14,7 +14,9 @@ list(FILTER hopper_emulator_tests INCLUDE REGEX "_test\\.cc$")
 list(FILTER hopper_emulator EXCLUDE REGEX "_test\\.cc$")
 set(hopper_cuda ${hopper_host})
 list(FILTER hopper_cuda INCLUDE REGEX "/hopper/cuda/|_cuda\\.cc$")
-list(FILTER hopper_host EXCLUDE REGEX "/hopper/emulator/|/hopper/cuda/|_cuda\\.cc$")
+set(hopper_cuda_tests ${hopper_host})
+list(FILTER hopper_cuda_tests INCLUDE REGEX "_cuda_test\\.cc$")
+list(FILTER hopper_host EXCLUDE REGEX "/hopper/emulator/|/hopper/cuda/|_cuda(_test)?\\.cc$")
 set(hopper_tests ${hopper_host})
 list(FILTER hopper_tests INCLUDE REGEX "_test\\.cc$")
 set(hopper_benches ${hopper_host})
@@ -77,7 +79,7 @@ if(RORQUAL_CUDA AND CMAKE_CUDA_COMPILER)
   if(RORQUAL_TESTS)
     add_library(hopper_test_device OBJECT ${hopper_test_device})
     rorqual_cuda_target(hopper_test_device)
-    add_executable(hopper_test ${hopper_tests} $<TARGET_OBJECTS:hopper_test_device>)
+    add_executable(hopper_test ${hopper_tests} ${hopper_cuda_tests} $<TARGET_OBJECTS:hopper_test_device>)
     set_target_properties(hopper_test PROPERTIES LINKER_LANGUAGE CXX)
     target_link_libraries(hopper_test PRIVATE hopper GTest::gtest GTest::gmock GTest::gtest_main)
     gtest_discover_tests(hopper_test WORKING_DIRECTORY ${CMAKE_SOURCE_DIR} DISCOVERY_TIMEOUT 60 TEST_PREFIX "hopper."
