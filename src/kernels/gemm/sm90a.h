@@ -18,7 +18,9 @@ void linear_sm90a(const LinearArgs& args, const Stream& stream);
 
 // C += Aᵀ·B of E4M3 operands, both Group::kColumnTransposed. Per 128 tokens the tensor cores' sum from zero (13 fraction bits),
 // times (scale of a · scale of b), added in FP32, ascending; then added to C once (FP32; denormal results are zero).
-// Alignment: codes and C to 16 bytes; strides of codes and rows of C are multiples of 16 bytes; scales of 4 bytes.
+// Either rule of scales. Tokens of a problem that are no multiple of 128 count as zeros up to one, whatever lies there.
+// Problems of the same n and k share a launch, 64 at a time. Alignment: codes and C to 16 bytes; strides of codes and rows of C
+// are multiples of 16 bytes; scales of 4 bytes.
 std::string refuse_weight_gradient_sm90a(const WeightGradientArgs& args);
 void weight_gradient_sm90a(const WeightGradientArgs& args, const Stream& stream);
 

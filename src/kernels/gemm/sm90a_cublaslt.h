@@ -1,7 +1,8 @@
 // Matrix products by cuBLASLt: BF16, and block-scaled FP8 to compare ours with. In CUDA programs alone, not in the emulator's.
 //
 // The algorithm is cuBLASLt's first choice for a shape, asked for once; none that splits the sum over K is allowed. Which one
-// it is may depend on M, so a row's last bits may too. Scratch is one static buffer: one stream at a time.
+// it is may depend on M, so a row's last bits may too. Scratch is one static buffer, had at the first call (which no graph may
+// be recording): one stream at a time.
 #pragma once
 
 #include <string>
