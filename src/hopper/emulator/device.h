@@ -253,10 +253,12 @@ inline void fence_device() {}
 template <int kRegisters>
 void take_registers() {
   static_assert(kRegisters % 8 == 0 && kRegisters >= 24 && kRegisters <= 240);
+  emulator::take_registers(kRegisters);
 }
 template <int kRegisters>
 void give_registers() {
   static_assert(kRegisters % 8 == 0 && kRegisters >= 24 && kRegisters <= 240);
+  emulator::give_registers(kRegisters);
 }
 
 // ---- ptx/tma.h

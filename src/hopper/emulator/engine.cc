@@ -240,6 +240,11 @@ void run_cluster(const std::function<void()>& body) {
   while (!cluster->pending.empty()) run_one_pending();
 }
 
+// Of a thread at its start, if one block has a multiprocessor to itself.
+int launch_registers() {
+  return static_cast<int>(std::min(65536 / cluster->shape.threads / 8 * 8, 256u));
+}
+
 void make_blocks(uint32_t first, uint32_t y) {
   const LaunchShape& shape = cluster->shape;
   cluster->blocks.clear();
@@ -255,6 +260,7 @@ void make_blocks(uint32_t first, uint32_t y) {
     std::memset(block.shared, 0xff, shape.shared_bytes);
     block.warps.resize(shape.threads / kWarp);
     block.warpgroups.resize((shape.threads + kWarpgroup - 1) / kWarpgroup);
+    for (Warpgroup& group : block.warpgroups) group.registers = launch_registers();
     for (uint32_t t = 0; t < shape.threads; ++t) {
       block.threads.push_back(std::make_unique<Thread>());
       block.threads.back()->index = static_cast<int>(t);
@@ -317,6 +323,28 @@ void set_seed(uint64_t seed) {
 }
 uint32_t random_bits() {
   return dice.next();
+}
+
+namespace {
+Warpgroup& own_warpgroup() {
+  return self().block->warpgroups[static_cast<size_t>(self().index / kWarpgroup)];
+}
+}  // namespace
+
+void take_registers(int registers) {
+  Warpgroup& own = own_warpgroup();
+  const auto& all = self().block->warpgroups;
+  wait_until("take_registers", [&] {
+    int sum = registers - own.registers;
+    for (const Warpgroup& group : all) sum += group.registers;
+    return sum <= launch_registers() * static_cast<int>(all.size());
+  });
+  own.registers = registers;
+}
+void give_registers(int registers) {
+  Warpgroup& own = own_warpgroup();
+  if (registers > own.registers) broken(fmt::format("{} registers given back of {}", registers, own.registers));
+  own.registers = registers;
 }
 
 std::byte* shared_at(Block& block, uint32_t address, uint32_t bytes) {

@@ -47,6 +47,7 @@ struct Product {
 struct Warpgroup {
   std::deque<Product> products;  // those not done yet, and some done
   uint64_t first = 0;            // number of products.front()
+  int registers = 0;             // of a thread
 };
 
 // Something asynchronous that runs once: at a random moment, when nothing else can run, or when somebody waits for it.
@@ -133,6 +134,10 @@ uint32_t address_of(const Block& block, const void* p);
 
 // Executes the products of a warpgroup up to number `end`, in order.
 void run_products(Block& block, size_t warpgroup, uint64_t end);
+// The running warpgroup's registers from here on: more are there once others have given them. A launch hands each thread as
+// many as 65,536 allow, and no others ever come.
+void take_registers(int registers);
+void give_registers(int registers);
 // (emulator/wgmma.cc) D of a product whose operands lie in the block's shared memory.
 void compute(Block& block, const Product& product, float* const (&d)[kWarpgroup]);
 

@@ -209,6 +209,22 @@ TEST(Emulator, MisuseIsAnErrorThatSaysWhere) {
   EXPECT_THAT(run(6), HasSubstr("has 2048 bytes"));
 }
 
+template <int kKept>
+void share_registers() {
+  if (thread_index() < kWarpgroup)
+    give_registers<kKept>();
+  else
+    take_registers<240>();
+}
+
+// 3·168 registers a thread: 240 + 240 + 24.
+TEST(Emulator, WarpgroupsShareTheRegistersOfTheLaunch) {
+  const LaunchShape shape{.threads = 384};
+  EXPECT_EQ(message_of([&] { HOPPER_LAUNCH(share_registers<24>, shape, nullptr); }), "no error");
+  EXPECT_THAT(message_of([&] { HOPPER_LAUNCH(share_registers<32>, shape, nullptr); }), HasSubstr("wait for take_registers"));
+  EXPECT_THAT(message_of([&] { HOPPER_LAUNCH(share_registers<176>, shape, nullptr); }), HasSubstr("176 registers given back"));
+}
+
 void left_behind(const TensorMap& map) {
   auto* barrier = reinterpret_cast<Barrier*>(shared_memory() + 1024);
   if (thread_index() != 0) return;

@@ -87,7 +87,8 @@ HOPPER_DEVICE void fence_device() {
   __threadfence();
 }
 
-// ---- Registers of a warpgroup, a multiple of 8 from 24 to 240; all of its warps call it.
+// ---- Registers of a warpgroup, a multiple of 8 from 24 to 240; all of its warps call it. Taken are those that others gave: a
+// launch of 384 threads begins with 168 each, so two warpgroups can have 240 only if the third keeps 24. Else it hangs.
 
 template <int kRegisters>
 HOPPER_DEVICE void take_registers() {
