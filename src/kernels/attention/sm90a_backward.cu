@@ -1,12 +1,13 @@
 // dk and dv of a tile of 128 keys of one head, and what the tile adds to dq. Two warpgroups of 64 keys each go through the
-// tiles of 64 queries that see the keys, the last one first. With all matrices' rows named first:
-//   Sᵀ = K·Qᵀ, dPᵀ = V·dOᵀ    [keys, queries], in registers
-//   Pᵀ = exp2(Sᵀ·scale − lse), dSᵀ = Pᵀ∘(dPᵀ − delta)
-//   dV += Pᵀ·dO, dK += dSᵀ·Q  Pᵀ and dSᵀ rounded, from registers; the sums stay in registers to the end
-//   dQ = dSᵀᵀ·K               dSᵀ of both warpgroups through shared memory; warpgroup 0 makes columns 0..127, 1 the others
+// tiles of 64 queries that see the keys, the last one first:
+//   Sᵀ = K·Qᵀ, dPᵀ = V·dOᵀ                             [keys, queries], in registers
+//   Pᵀ = exp2(Sᵀ·scale − lse), dSᵀ = Pᵀ∘(dPᵀ − delta)  rounded to BF16 as operands
+//   dV += Pᵀ·dO, dK += dSᵀ·Q                           Pᵀ and dSᵀ from registers, the sums in registers to the end
+//   dQ = dS·K                                          both warpgroups' dS through shared memory; the first one makes two of
+//                                                      dQ's three panels, and so the other one runs ahead of it
 // A third warpgroup loads (warp 0) and adds dQ to scratch (warp 1): tiles of keys take turns, ascending, so that dq's bits do
-// not depend on timing. Blocks of a head start with its first keys, which see most queries, and meet their queries from the
-// last one on: a block finds its turn come, as the blocks before it began earlier.
+// not depend on timing. Blocks of a head start with its first keys, which most queries see, and meet their queries from the
+// last one on: when a block comes to a tile, those before it, which began earlier, have left it.
 #include "hopper/device.h"
 #include "kernels/attention/sm90a_backward_job.h"
 
