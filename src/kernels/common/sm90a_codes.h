@@ -57,23 +57,26 @@ HOPPER_DEVICE float decode_e5m6(uint32_t code) {
   const float magnitude = bits_to_float((code & 0x7ffu) << 17) * power_of_two(112);
   return bits_to_float(float_to_bits(magnitude) | (code & 0x800u) << 20);
 }
+// The values of codes i (even) and i + 1.
+template <class Code, int kCount>
+HOPPER_DEVICE void decode_pair(float* x, const Codes<Code, kCount>& codes, int i) {
+  if constexpr (std::is_same_v<Code, E5M6>) {
+    const int word = i * 12 / 32, shift = i * 12 % 32;
+    uint32_t pair = codes.w[word] >> shift;
+    if (shift > 8) pair |= codes.w[word + 1] << (32 - shift);
+    x[0] = decode_e5m6(pair & 0xfffu);
+    x[1] = decode_e5m6(pair >> 12 & 0xfffu);
+  } else {
+    const auto two = static_cast<uint16_t>(codes.w[i / 4] >> (8 * (i % 4)));
+    const Float2 values = std::is_same_v<Code, E4M3> ? from_e4m3x2(two) : from_e5m2x2(two);
+    x[0] = values.v[0];
+    x[1] = values.v[1];
+  }
+}
 template <class Code, int kCount>
 HOPPER_DEVICE void decode(float* x, const Codes<Code, kCount>& codes) {
   HOPPER_UNROLL
-  for (int i = 0; i < kCount; i += 2) {
-    if constexpr (std::is_same_v<Code, E5M6>) {
-      const int word = i * 12 / 32, shift = i * 12 % 32;
-      uint32_t pair = codes.w[word] >> shift;
-      if (shift > 8) pair |= codes.w[word + 1] << (32 - shift);
-      x[i] = decode_e5m6(pair & 0xfffu);
-      x[i + 1] = decode_e5m6(pair >> 12 & 0xfffu);
-    } else {
-      const auto two = static_cast<uint16_t>(codes.w[i / 4] >> (8 * (i % 4)));
-      const Float2 values = std::is_same_v<Code, E4M3> ? from_e4m3x2(two) : from_e5m2x2(two);
-      x[i] = values.v[0];
-      x[i + 1] = values.v[1];
-    }
-  }
+  for (int i = 0; i < kCount; i += 2) decode_pair(x + i, codes, i);
 }
 
 }  // namespace rorqual::hopper

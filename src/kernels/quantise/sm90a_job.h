@@ -23,14 +23,14 @@ struct QuantiseJob {
   const void* x = nullptr;
   int64_t x_stride = 0;  // elements
   int rows = 0, cols = 0;
-  CodedRows own, y;
+  CodedRows own = {}, y = {};
   const int32_t* row_of_choice = nullptr;
   int top_k = 0;
 };
 void launch_quantise(const QuantiseJob& job, Format x, Format code, ScaleRule rule, hopper::DeviceStream stream);
 
 struct DequantiseJob {
-  CodedRows x;
+  CodedRows x = {};
   void* y = nullptr;
   int64_t y_stride = 0;  // elements
   int rows = 0, cols = 0;
