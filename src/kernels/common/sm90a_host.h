@@ -5,7 +5,8 @@
 #include <limits>
 #include <string>
 
-#include "tensor/scaled_tensor.h"
+#include "kernels/common/quantise_rows.h"
+#include "kernels/common/sm90a_job.h"
 
 namespace rorqual::hopper {
 
@@ -40,6 +41,11 @@ inline std::string refuse_quantiser(const Quantiser& quantiser) {
   return "";
 }
 
+inline std::string refuse_codes(const char* name, const ScaledTensor& y) {
+  if (!is_coded(y.dtype())) return fmt::format("{} is {}", name, dtype_name(y.dtype()));
+  return refuse_rows(name, y.codes, y.dtype() == DType::kE5M6 ? 8 : 16);
+}
+
 // The first reason of several.
 template <class... Reasons>
 std::string first_reason(const Reasons&... reasons) {
@@ -49,6 +55,21 @@ std::string first_reason(const Reasons&... reasons) {
   };
   (take(reasons), ...);
   return first;
+}
+
+inline void check_taken(const std::string& refused) {
+  CHECK(refused.empty(), "{}", refused);
+}
+
+inline PlainRows plain_rows(const Tensor& x) {
+  return {.data = x.data, .stride = x.stride, .bf16 = x.dtype == DType::kBF16};
+}
+inline CodedRows coded_rows(const ScaledTensor& y) {
+  if (!y || y.codes.count() == 0) return {};
+  return {.codes = static_cast<uint8_t*>(y.codes.data),
+          .row_bytes = bytes_of(y.dtype(), y.codes.stride),
+          .scales = y.scales.ptr<float>(),
+          .scales_stride = y.scales.stride};
 }
 
 }  // namespace rorqual::hopper

@@ -3,8 +3,7 @@
 //   float v[kStripValues];                                              // a strip, four groups (sm90a_rows.h)
 //   Piece<E4M3> piece;                                                  // 16 consecutive codes of this lane
 //   const float scale = quantise_strip<E4M3, kRule, kWide>(v, piece);   // of group strip_group<kWide>(lane)
-//   store_piece(codes_row, column + piece_begin<kWide>(lane), cols, piece);
-//   store_strip_scale<kWide>(scales_row, column, cols, scale);
+//   store_strip_codes<E4M3, kWide>(y, row, column, cols, piece, scale);
 //
 // All lanes of a warp take part; values beyond the end of a row are 0. kWide: 4 or 8, as the values were read.
 #pragma once
@@ -12,6 +11,7 @@
 #include <type_traits>
 
 #include "kernels/common/sm90a_codes.h"
+#include "kernels/common/sm90a_job.h"
 #include "kernels/common/sm90a_rows.h"
 #include "numerics/scale.h"
 
@@ -209,6 +209,14 @@ HOPPER_DEVICE void store_strip_scale(float* row, int column, int cols, float sca
   const int lane = lane_index(), group = strip_group<kWide>(lane);
   const bool first = kWide == 4 ? lane < 4 : lane % 16 < 2;  // of the lanes that hold it
   if (first && column + group * kGroup < cols) row[column / kGroup + group] = scale;
+}
+
+// Codes and scales of the strip that begins at `column`.
+template <class Code, int kWide>
+HOPPER_DEVICE void store_strip_codes(const CodedRows& to, int row, int column, int cols, const Piece<Code>& piece,
+                                     float scale) {
+  store_piece(to.codes + row * to.row_bytes, column + piece_begin<kWide>(lane_index()), cols, piece);
+  store_strip_scale<kWide>(to.scales + row * to.scales_stride, column, cols, scale);
 }
 
 }  // namespace rorqual::hopper

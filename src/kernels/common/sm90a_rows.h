@@ -23,20 +23,28 @@ HOPPER_BOTH constexpr int chunk_begin(int lane, int j) {
   return (32 * j + lane) * kWide;
 }
 
-// kWide values at p, 16 or 32 bytes.
-template <int kWide>
+// 16 or 8 bytes of memory that the kernel does not write, or that it does (kWritten).
+template <bool kWritten, class Words>
+HOPPER_DEVICE Words read_words(const Words* p) {
+  if constexpr (kWritten)
+    return *p;
+  else
+    return load_once(p);
+}
+// kWide values at p, 8 to 32 bytes.
+template <int kWide, bool kWritten = false>
 HOPPER_DEVICE void load_chunk(float* v, const float* p) {
   HOPPER_UNROLL
   for (int k = 0; k < kWide; k += 4) {
-    const Float4 four = load_once(reinterpret_cast<const Float4*>(p + k));
+    const Float4 four = read_words<kWritten>(reinterpret_cast<const Float4*>(p + k));
     HOPPER_UNROLL
     for (int i = 0; i < 4; ++i) v[k + i] = four.v[i];
   }
 }
-template <int kWide>
+template <int kWide, bool kWritten = false>
 HOPPER_DEVICE void load_chunk(float* v, const Bf16* p) {
   using Words = std::conditional_t<kWide == 8, Words4, Words2>;
-  const Words words = load_once(reinterpret_cast<const Words*>(p));
+  const Words words = read_words<kWritten>(reinterpret_cast<const Words*>(p));
   HOPPER_UNROLL
   for (int i = 0; i < kWide / 2; ++i) {
     v[2 * i] = bf16_low(words.w[i]);
@@ -70,20 +78,21 @@ HOPPER_DEVICE void store_value(Bf16* p, float value) {
   p->bits = to_bf16(value);
 }
 
-// The strip at `strip`, of which `valid` values (at least 1) are there; those beyond are 0.
-template <int kWide, class X>
+// The strip at `strip`, of which `valid` values are there; those beyond are 0.
+template <int kWide, bool kWritten = false, class X>
 HOPPER_DEVICE void load_strip(float (&v)[kStripValues], const X* strip, int valid) {
   const int lane = lane_index();
   if (valid >= kStrip) {
     HOPPER_UNROLL
-    for (int j = 0; j < kStripValues / kWide; ++j) load_chunk<kWide>(v + j * kWide, strip + chunk_begin<kWide>(lane, j));
+    for (int j = 0; j < kStripValues / kWide; ++j)
+      load_chunk<kWide, kWritten>(v + j * kWide, strip + chunk_begin<kWide>(lane, j));
     return;
   }
   HOPPER_UNROLL
   for (int j = 0; j < kStripValues / kWide; ++j) {
     const int begin = chunk_begin<kWide>(lane, j);
     if (begin + kWide <= valid) {
-      load_chunk<kWide>(v + j * kWide, strip + begin);
+      load_chunk<kWide, kWritten>(v + j * kWide, strip + begin);
     } else {
       HOPPER_UNROLL
       for (int i = 0; i < kWide; ++i) v[j * kWide + i] = begin + i < valid ? load_value(strip + begin + i) : 0.0f;

@@ -27,24 +27,8 @@ Format format_of(DType type) {
   }
 }
 
-CodedRows coded_rows(const ScaledTensor& y) {
-  if (!y || y.codes.count() == 0) return {};
-  return {.codes = static_cast<uint8_t*>(y.codes.data),
-          .row_bytes = bytes_of(y.dtype(), y.codes.stride),
-          .scales = y.scales.ptr<float>(),
-          .scales_stride = y.scales.stride};
-}
-
-std::string refuse_codes(const char* name, const ScaledTensor& y) {
-  if (!is_coded(y.dtype())) return fmt::format("{} is {}", name, dtype_name(y.dtype()));
-  return hopper::refuse_rows(name, y.codes, y.dtype() == DType::kE5M6 ? 8 : 16);
-}
-
 void check_same_shape(const ScaledTensor& x, const ScaledTensor& y) {
   CHECK(x.rows() == y.rows() && x.cols() == y.cols(), "[{}, {}] to [{}, {}]", x.rows(), x.cols(), y.rows(), y.cols());
-}
-void check_taken(const std::string& refused) {
-  CHECK(refused.empty(), "{}", refused);
 }
 
 }  // namespace
@@ -52,12 +36,12 @@ void check_taken(const std::string& refused) {
 // ---- rows
 
 std::string refuse_quantise_sm90a(const QuantiseArgs& args) {
-  return first_reason(hopper::refuse_quantiser(args.quantiser), hopper::refuse_plain("x", args.x), refuse_codes("y", args.y),
-                      hopper::refuse_count(args.x.rows, args.x.cols));
+  return first_reason(hopper::refuse_quantiser(args.quantiser), hopper::refuse_plain("x", args.x),
+                      hopper::refuse_codes("y", args.y), hopper::refuse_count(args.x.rows, args.x.cols));
 }
 
 void quantise_sm90a(const QuantiseArgs& args, const Stream& stream) {
-  check_taken(refuse_quantise_sm90a(args));
+  hopper::check_taken(refuse_quantise_sm90a(args));
   check_same_shape(args.x, args.y);
   check_rows_coded(args.y);
   if (args.x.count() == 0) return;
@@ -65,18 +49,18 @@ void quantise_sm90a(const QuantiseArgs& args, const Stream& stream) {
                         .x_stride = args.x.stride,
                         .rows = static_cast<int>(args.x.rows),
                         .cols = static_cast<int>(args.x.cols),
-                        .own = coded_rows(args.y)};
+                        .own = hopper::coded_rows(args.y)};
   launch_quantise(job, format_of(args.x.dtype), format_of(args.y.dtype()), args.quantiser.rule, stream.device_stream());
 }
 
 std::string refuse_quantise_dispatch_sm90a(const QuantiseDispatchArgs& args) {
-  return first_reason(hopper::refuse_quantiser(args.quantiser), hopper::refuse_plain("x", args.x), refuse_codes("y", args.y),
-                      args.own ? refuse_codes("own", args.own) : "", args.top_k > 32 ? "more than 32 choices" : "",
-                      hopper::refuse_count(args.x.rows, args.x.cols));
+  return first_reason(hopper::refuse_quantiser(args.quantiser), hopper::refuse_plain("x", args.x),
+                      hopper::refuse_codes("y", args.y), args.own ? hopper::refuse_codes("own", args.own) : "",
+                      args.top_k > 32 ? "more than 32 choices" : "", hopper::refuse_count(args.x.rows, args.x.cols));
 }
 
 void quantise_dispatch_sm90a(const QuantiseDispatchArgs& args, const Stream& stream) {
-  check_taken(refuse_quantise_dispatch_sm90a(args));
+  hopper::check_taken(refuse_quantise_dispatch_sm90a(args));
   CHECK(args.x.cols == args.y.cols(), "{} columns to {}", args.x.cols, args.y.cols());
   check_rows_coded(args.y);
   CHECK(args.top_k >= 0, "{}", args.top_k);
@@ -90,24 +74,24 @@ void quantise_dispatch_sm90a(const QuantiseDispatchArgs& args, const Stream& str
                         .x_stride = args.x.stride,
                         .rows = static_cast<int>(args.x.rows),
                         .cols = static_cast<int>(args.x.cols),
-                        .own = coded_rows(args.own),
-                        .y = coded_rows(args.y),
+                        .own = hopper::coded_rows(args.own),
+                        .y = hopper::coded_rows(args.y),
                         .row_of_choice = args.row_of_choice,
                         .top_k = static_cast<int>(args.top_k)};
   launch_quantise(job, format_of(args.x.dtype), format_of(args.y.dtype()), args.quantiser.rule, stream.device_stream());
 }
 
 std::string refuse_dequantise_sm90a(const DequantiseArgs& args) {
-  return first_reason(refuse_codes("x", args.x), hopper::refuse_plain("y", args.y),
+  return first_reason(hopper::refuse_codes("x", args.x), hopper::refuse_plain("y", args.y),
                       hopper::refuse_count(args.y.rows, args.y.cols));
 }
 
 void dequantise_sm90a(const DequantiseArgs& args, const Stream& stream) {
-  check_taken(refuse_dequantise_sm90a(args));
+  hopper::check_taken(refuse_dequantise_sm90a(args));
   check_same_shape(args.x, args.y);
   check_rows_coded(args.x);
   if (args.y.count() == 0) return;
-  const DequantiseJob job{.x = coded_rows(args.x),
+  const DequantiseJob job{.x = hopper::coded_rows(args.x),
                           .y = args.y.data,
                           .y_stride = args.y.stride,
                           .rows = static_cast<int>(args.y.rows),
@@ -165,7 +149,7 @@ std::string refuse_requantise_columns_sm90a(const RequantiseColumnsArgs& args) {
 }
 
 void requantise_columns_sm90a(const RequantiseColumnsArgs& args, const Stream& stream) {
-  check_taken(refuse_requantise_columns_sm90a(args));
+  hopper::check_taken(refuse_requantise_columns_sm90a(args));
   for (const RequantiseProblem& problem : args.problems) check_problem(problem);
   if (args.problems.empty()) return;
   const ScaledTensor &x = args.problems.front().x, &y = args.problems.front().y;

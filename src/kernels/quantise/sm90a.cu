@@ -25,13 +25,6 @@ LaunchShape shape_of(int rows, int cols) {
   return {.blocks = static_cast<uint32_t>((items + kWarps - 1) / kWarps), .threads = kThreads};
 }
 
-template <class Code, int kWide>
-HOPPER_DEVICE void store_strip_codes(const CodedRows& to, int row, int column, int cols, const Piece<Code>& piece,
-                                     float scale) {
-  store_piece(to.codes + row * to.row_bytes, column + piece_begin<kWide>(lane_index()), cols, piece);
-  store_strip_scale<kWide>(to.scales + row * to.scales_stride, column, cols, scale);
-}
-
 template <class X, class Code, ScaleRule kRule>
 HOPPER_KERNEL_BLOCKS(kThreads, (std::is_same_v<Code, E5M6> ? 4 : 5))
 void quantise_kernel(HOPPER_PARAMETER QuantiseJob job) {

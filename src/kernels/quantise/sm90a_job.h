@@ -4,19 +4,14 @@
 #include <cstdint>
 
 #include "hopper/launch.h"
+#include "kernels/common/sm90a_job.h"
 #include "numerics/scale.h"
 
 namespace rorqual::quantise_sm90a_detail {
 
 enum class Format { kF32, kBF16, kE4M3, kE5M2, kE5M6 };
 
-// A coded matrix with a scale per 128 columns; codes null: absent.
-struct CodedRows {
-  uint8_t* codes = nullptr;
-  int64_t row_bytes = 0;
-  float* scales = nullptr;
-  int64_t scales_stride = 0;
-};
+using hopper::CodedRows;
 
 // x [rows, cols] to `own`, and row t to the rows row_of_choice[t, ·] of y.
 struct QuantiseJob {
