@@ -33,6 +33,7 @@ struct RmsNormWeightGradientArgs {
   Tensor x, d_y;
   Tensor d_w;  // [1, d] F32 (F64), accumulated into
   double eps = 0;
+  Tensor scratch = {};  // of a GPU: F32, one row of rmsnorm_weight_gradient_sm90a_scratch(rows, d)
 };
 void rmsnorm_weight_gradient(const RmsNormWeightGradientArgs& args, const Stream& stream);
 std::span<const KernelRow<RmsNormWeightGradientArgs>> rmsnorm_weight_gradient_kernels();
