@@ -78,16 +78,17 @@ HOPPER_DEVICE void store_value(Bf16* p, float value) {
   p->bits = to_bf16(value);
 }
 
+template <int kWide, bool kWritten = false, class X>
+HOPPER_DEVICE void load_whole_strip(float (&v)[kStripValues], const X* strip) {
+  HOPPER_UNROLL
+  for (int j = 0; j < kStripValues / kWide; ++j)
+    load_chunk<kWide, kWritten>(v + j * kWide, strip + chunk_begin<kWide>(lane_index(), j));
+}
 // The strip at `strip`, of which `valid` values are there; those beyond are 0.
 template <int kWide, bool kWritten = false, class X>
 HOPPER_DEVICE void load_strip(float (&v)[kStripValues], const X* strip, int valid) {
   const int lane = lane_index();
-  if (valid >= kStrip) {
-    HOPPER_UNROLL
-    for (int j = 0; j < kStripValues / kWide; ++j)
-      load_chunk<kWide, kWritten>(v + j * kWide, strip + chunk_begin<kWide>(lane, j));
-    return;
-  }
+  if (valid >= kStrip) return load_whole_strip<kWide, kWritten>(v, strip);
   HOPPER_UNROLL
   for (int j = 0; j < kStripValues / kWide; ++j) {
     const int begin = chunk_begin<kWide>(lane, j);
