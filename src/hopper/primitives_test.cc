@@ -1,6 +1,7 @@
 // The primitives of device code against what the headers of hopper/ptx promise: the emulator must pass what the hardware does.
 #include "hopper/primitives_test.h"
 
+#include <algorithm>
 #include <cmath>
 #include <cstring>
 
@@ -266,6 +267,21 @@ TEST_F(Primitives, SmallCopiesFillWithZeros) {
   primitives::small_copies(from.as<uint32_t>(), 1024, 900, out.as<uint32_t>());
   const auto got = to_host<uint32_t>(out);
   for (size_t i = 0; i < 1024; ++i) EXPECT_EQ(got[i], i < 900 ? i + 1 : 0);
+}
+
+TEST_F(Primitives, LanesSeeTheirExtremes) {
+  constexpr size_t kCount = 256;
+  std::vector<uint32_t> in(kCount);
+  for (size_t i = 0; i < kCount; ++i) in[i] = random_words({.seed = 8}, i)[0];
+  const DeviceBuffer from = to_device(in), out(kCount * 8);
+  primitives::extremes(from.as<uint32_t>(), static_cast<int>(kCount), out.as<uint32_t>());
+  const auto got = to_host<uint32_t>(out);
+  for (size_t i = 0; i < kCount; ++i) {
+    const auto [smallest, largest] = std::minmax_element(in.begin() + static_cast<int64_t>(i / 32 * 32),
+                                                         in.begin() + static_cast<int64_t>(i / 32 * 32 + 32));
+    EXPECT_EQ(got[i / 32 * 64 + i % 32], *largest) << i;
+    EXPECT_EQ(got[i / 32 * 64 + 32 + i % 32], *smallest) << i;
+  }
 }
 
 TEST(TensorMaps, RefuseWhatTheCopyEngineCannotTake) {

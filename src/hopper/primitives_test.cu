@@ -216,6 +216,15 @@ void small_copies_kernel(const uint32_t* in, int n, int valid, uint32_t* out) {
   for (int i = thread_index(); i < n; i += kWarp) out[i] = tile[i];
 }
 
+HOPPER_KERNEL(32)
+void extremes_kernel(const uint32_t* in, int n, uint32_t* out) {
+  for (int i = thread_index(); i < n; i += kWarp) {
+    const uint32_t value = in[i];
+    out[2 * i - lane_index()] = warp_maximum(value);
+    out[2 * i - lane_index() + kWarp] = warp_minimum(value);
+  }
+}
+
 template <int kN>
 void run_bf16(const TensorMap& a, const TensorMap& b, int k, Major a_major, Major b_major, bool a_registers, float* d) {
   const LaunchShape shape{.shared_bytes = (64 + kN) * 128 + kBarriers};
@@ -292,6 +301,9 @@ void in_order(int blocks, int* counter, int* out) {
 void small_copies(const uint32_t* in, int n, int valid, uint32_t* out) {
   HOPPER_LAUNCH(small_copies_kernel, LaunchShape{.threads = 32, .shared_bytes = static_cast<uint32_t>(n * 4)}, nullptr, in, n,
                 valid, out);
+}
+void extremes(const uint32_t* in, int n, uint32_t* out) {
+  HOPPER_LAUNCH(extremes_kernel, LaunchShape{.threads = 32}, nullptr, in, n, out);
 }
 
 }  // namespace rorqual::hopper::primitives

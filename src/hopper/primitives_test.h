@@ -35,4 +35,7 @@ void in_order(int blocks, int* counter, int* out);
 // out[i] = in[i] by copy_16, zero where i ≥ valid; n words, a multiple of 4.
 void small_copies(const uint32_t* in, int n, int valid, uint32_t* out);
 
+// One warp: of each 32 of the n values, the largest and the smallest as every lane sees them; out [n/32][2][32].
+void extremes(const uint32_t* in, int n, uint32_t* out);
+
 }  // namespace rorqual::hopper::primitives

@@ -90,6 +90,14 @@ inline uint32_t ballot(bool predicate) {
   for (int i = 0; i < kWarp; ++i) bits |= static_cast<uint32_t>(all[i]) << i;
   return bits;
 }
+inline uint32_t warp_maximum(uint32_t value) {
+  const uint64_t* all = emulator::gather(value);
+  return static_cast<uint32_t>(*std::max_element(all, all + kWarp));
+}
+inline uint32_t warp_minimum(uint32_t value) {
+  const uint64_t* all = emulator::gather(value);
+  return static_cast<uint32_t>(*std::min_element(all, all + kWarp));
+}
 inline int count_bits(uint32_t bits) {
   return std::popcount(bits);
 }

@@ -55,6 +55,13 @@ HOPPER_DEVICE T shuffle_up(T value, int delta) {
 HOPPER_DEVICE uint32_t ballot(bool predicate) {
   return __ballot_sync(0xffffffffu, predicate);
 }
+// The largest and the smallest of the lanes' values.
+HOPPER_DEVICE uint32_t warp_maximum(uint32_t value) {
+  return __reduce_max_sync(0xffffffffu, value);
+}
+HOPPER_DEVICE uint32_t warp_minimum(uint32_t value) {
+  return __reduce_min_sync(0xffffffffu, value);
+}
 HOPPER_DEVICE int count_bits(uint32_t bits) {
   return __popc(bits);
 }
