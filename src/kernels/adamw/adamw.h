@@ -6,7 +6,7 @@
 #include <span>
 
 #include "kernels/common/registry.h"
-#include "tensor/tensor.h"
+#include "tensor/scaled_tensor.h"
 
 namespace rorqual {
 
@@ -16,6 +16,11 @@ struct AdamWTensor {
   Tensor w, g;  // [1, count] F32 (F64)
   Tensor m, v;  // [1, count] F32, BF16 (F64)
   double decay = 0;
+  // On GPUs alone, either or both or none: the new w, a matrix [n, k], as E4M3 in blocks of 128×128, the codes and scales of
+  // pack_weights. copy: codes [n, k], scales [ceil(n/128), ceil(k/128)]; copy_transposed: codes [k, n], scales [ceil(k/128),
+  // ceil(n/128)].
+  ScaledTensor copy = {}, copy_transposed = {};
+  Quantiser quantiser = {};
 };
 struct AdamWArgs {
   std::span<const AdamWTensor> tensors;

@@ -246,6 +246,12 @@ TEST(AdamWDeathTest, WrongArguments) {
   const auto list = p.list();
   EXPECT_DEATH(adamw(settings(list), Stream(pool)), "F32 weights and F64 moments");
   EXPECT_DEATH(adamw(settings({}, 0), Stream(pool)), "step 0");
+  Parameters coded;
+  coded.add(4, DType::kF32, DType::kF32, DType::kF32, 0, 1);
+  auto copied = coded.list();
+  uint8_t codes[4];
+  copied[0].copy = Tensor(codes, DType::kE4M3, 1, 4);
+  EXPECT_DEATH(adamw(settings(copied), Stream(pool)), "a coded copy of tensor 0");
 }
 
 }  // namespace

@@ -39,6 +39,7 @@ void check_tensor(const AdamWTensor& t, size_t i) {
   for (const Tensor& x : {t.m, t.v})
     CHECK(x.dtype == t.w.dtype || (t.w.dtype == DType::kF32 && x.dtype == DType::kBF16),
           "adamw: tensor {} has {} weights and {} moments", i, dtype_name(t.w.dtype), dtype_name(x.dtype));
+  CHECK(!t.copy && !t.copy_transposed, "adamw: a coded copy of tensor {}, which GPUs make", i);
 }
 
 std::string accept(const AdamWArgs&) {
