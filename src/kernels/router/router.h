@@ -43,6 +43,9 @@ struct RouterBackwardArgs {
   int64_t sequence_length = 0;
   double balance_coefficient = 0;  // of one sequence's loss: alpha / sequences in the step
   Tensor d_logits;                 // [tokens, experts] F32 (F64)
+  // On a GPU, with a balance loss: [sequences, experts], tokens of each sequence routed to each expert
+  // (router_statistics_sm90a). The CPU counts them itself.
+  const int32_t* count = nullptr;
 };
 void router_backward(const RouterBackwardArgs& args, const Stream& stream);
 std::span<const KernelRow<RouterBackwardArgs>> router_backward_kernels();
