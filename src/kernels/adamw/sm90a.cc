@@ -4,7 +4,7 @@
 
 #include "kernels/adamw/kernels.h"
 #include "kernels/adamw/sm90a_job.h"
-#include "kernels/common/sm90a_alignment.h"
+#include "kernels/common/sm90a_host.h"
 
 namespace rorqual {
 namespace {
@@ -50,8 +50,8 @@ std::string refuse_copies(const AdamWTensor& t) {
     if (copy && copy.dtype() != DType::kE4M3) return "a copy that is not E4M3";
   if (output_channels(t) > INT32_MAX || input_channels(t) > INT32_MAX) return "a dimension beyond 2^31 - 1";
   if (input_channels(t) % 4 != 0) return "a coded weight whose rows are not multiples of 4";
-  if (t.copy && !rows_are_aligned(t.copy.codes, 4)) return "rows of a copy are not 4-byte aligned";
-  if (t.copy_transposed && (output_channels(t) % 16 != 0 || !rows_are_aligned(t.copy_transposed.codes, 16)))
+  if (t.copy && !hopper::rows_aligned(t.copy.codes, 4)) return "rows of a copy are not 4-byte aligned";
+  if (t.copy_transposed && (output_channels(t) % 16 != 0 || !hopper::rows_aligned(t.copy_transposed.codes, 16)))
     return "rows of a transposed copy are not multiples of 16 bytes";
   return {};
 }
@@ -59,9 +59,9 @@ std::string refuse_copies(const AdamWTensor& t) {
 std::string refuse_tensor(const AdamWTensor& t) {
   if (t.w.dtype != DType::kF32 || t.g.dtype != DType::kF32) return "weights are not F32";
   for (const Tensor& x : {t.m, t.v})
-    if (!is_f32_or_bf16(x)) return "moments are neither F32 nor BF16";
+    if (!hopper::is_f32_or_bf16(x.dtype)) return "moments are neither F32 nor BF16";
   for (const Tensor& x : {t.w, t.g, t.m, t.v})
-    if (!rows_are_aligned(x.row_range(0, std::min<int64_t>(x.rows, 1)), 16)) return "a tensor is not 16-byte aligned";
+    if (!hopper::rows_aligned(x.row_range(0, std::min<int64_t>(x.rows, 1)), 16)) return "a tensor is not 16-byte aligned";
   return has_copy(t) ? refuse_copies(t) : "";
 }
 

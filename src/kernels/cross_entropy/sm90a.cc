@@ -1,7 +1,7 @@
 #include "kernels/cross_entropy/sm90a.h"
 
 #include "hopper/runtime.h"
-#include "kernels/common/sm90a_alignment.h"
+#include "kernels/common/sm90a_host.h"
 #include "kernels/cross_entropy/sm90a_job.h"
 
 namespace rorqual {
@@ -27,12 +27,12 @@ void check_arguments(const CrossEntropyArgs& a) {
 }  // namespace
 
 std::string refuse_cross_entropy_sm90a(const CrossEntropyArgs& args) {
-  if (!is_f32_or_bf16(args.logits)) return "logits are neither F32 nor BF16";
-  if (args.d_logits && !is_f32_or_bf16(args.d_logits)) return "d_logits are neither F32 nor BF16";
+  if (!hopper::is_f32_or_bf16(args.logits.dtype)) return "logits are neither F32 nor BF16";
+  if (args.d_logits && !hopper::is_f32_or_bf16(args.d_logits.dtype)) return "d_logits are neither F32 nor BF16";
   if (args.nll.dtype != DType::kF32 || (args.d_logits && args.coefficient.dtype != DType::kF32)) return "vectors are not F32";
   if (args.logits.cols > INT32_MAX || args.logits.rows > INT32_MAX / 2) return "a dimension beyond 2^31";
-  if (!rows_are_aligned(args.logits, 16)) return "rows of logits are not 16-byte aligned";
-  if (args.d_logits && !rows_are_aligned(args.d_logits, 16)) return "rows of d_logits are not 16-byte aligned";
+  if (!hopper::rows_aligned(args.logits, 16)) return "rows of logits are not 16-byte aligned";
+  if (args.d_logits && !hopper::rows_aligned(args.d_logits, 16)) return "rows of d_logits are not 16-byte aligned";
   return {};
 }
 

@@ -1,6 +1,6 @@
 #include "kernels/rope/sm90a.h"
 
-#include "kernels/common/sm90a_alignment.h"
+#include "kernels/common/sm90a_host.h"
 #include "kernels/rope/sm90a_job.h"
 
 namespace rorqual {
@@ -9,14 +9,14 @@ namespace {
 // Pieces of 16 bytes hold whole vectors of a head, as many in its first half as in its second.
 bool is_aligned(const RopeArgs& a) {
   const int64_t piece = 16 / size_of(a.x.dtype);
-  return rows_are_aligned(a.x, 16) && rows_are_aligned(a.table, 16) && a.offset % piece == 0 &&
+  return hopper::rows_aligned(a.x, 16) && hopper::rows_aligned(a.table, 16) && a.offset % piece == 0 &&
          (a.heads <= 1 || a.head_stride % piece == 0) && a.dim % (2 * piece) == 0;
 }
 
 }  // namespace
 
 std::string refuse_rope_sm90a(const RopeArgs& args) {
-  if (!is_f32_or_bf16(args.x)) return "x is neither F32 nor BF16";
+  if (!hopper::is_f32_or_bf16(args.x.dtype)) return "x is neither F32 nor BF16";
   return args.x.rows * args.heads * (args.dim / 2) <= INT32_MAX ? "" : "more than 2^31 - 1 pairs";
 }
 
