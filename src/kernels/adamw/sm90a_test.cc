@@ -21,7 +21,11 @@ struct Parameter {
   double decay;
 
   Parameter(int64_t count, DType first, DType second, double weight_decay, uint64_t seed)
-      : w(DType::kF32, 1, count), g(DType::kF32, 1, count), m(first, 1, count), v(second, 1, count), decay(weight_decay) {
+      : w(DType::kF32, 1, count, 0),
+        g(DType::kF32, 1, count, 0),
+        m(first, 1, count, 0),
+        v(second, 1, count, 0),
+        decay(weight_decay) {
     w.fill_normal(seed);
     m.fill_normal(seed + 1, 1e-3);
     v.fill([&](int64_t, int64_t c) { return 1e-6 * random_uniform({.seed = seed + 2}, static_cast<uint64_t>(c)); });

@@ -29,8 +29,9 @@ RouterShape softmax_shape(int64_t experts, int64_t top_k, int64_t groups = 1, in
 }
 std::vector<RouterShape> shapes() {
   std::vector<RouterShape> all{sigmoid_shape(256, 8, 8, 4),  softmax_shape(160, 6, 8, 3), softmax_shape(64, 6),
-                               sigmoid_shape(512, 9, 32, 3), sigmoid_shape(16, 4, 4, 2),  sigmoid_shape(384, 8),
-                               sigmoid_shape(72, 6, 6, 2),   softmax_shape(512, 40),      sigmoid_shape(20, 3, 20, 3)};
+                               sigmoid_shape(512, 9, 32, 3), sigmoid_shape(256, 8, 4, 2), sigmoid_shape(480, 7, 3, 1),
+                               sigmoid_shape(16, 4, 4, 2),   sigmoid_shape(384, 8),       sigmoid_shape(72, 6, 6, 2),
+                               softmax_shape(512, 40),       sigmoid_shape(20, 3, 20, 3)};
   for (int64_t n = 1; n <= 40; n += 3) {
     all.push_back(sigmoid_shape(n, 1 + n / 3));
     all.push_back(softmax_shape(n, n));
@@ -98,7 +99,7 @@ void expect_scores(const RouterShape& shape, const Matrix& logits, const Matrix&
 
 TEST_F(RouterSm90a, ChoosesAsTheScalarTruth) {
   for (const RouterShape& shape : shapes())
-    for (const int64_t tokens : {1, 11}) {
+    for (const int64_t tokens : {1, 23}) {
       SCOPED_TRACE(fmt::format("{} experts, top {}", shape.experts, shape.top_k));
       Matrix logits(DType::kF32, tokens, shape.experts), bias(DType::kF32, 1, shape.experts);
       logits.fill_normal(static_cast<uint64_t>(shape.experts), 2);
@@ -111,7 +112,8 @@ TEST_F(RouterSm90a, ChoosesAsTheScalarTruth) {
 }
 
 TEST_F(RouterSm90a, LowestIndicesWinTies) {
-  for (const RouterShape& shape : {sigmoid_shape(256, 8, 8, 4), softmax_shape(160, 6, 8, 3), sigmoid_shape(96, 7)}) {
+  for (const RouterShape& shape :
+       {sigmoid_shape(256, 8, 8, 4), softmax_shape(160, 6, 8, 3), sigmoid_shape(96, 7), sigmoid_shape(256, 5, 2, 1)}) {
     Matrix logits(DType::kF32, 9, shape.experts), bias(DType::kF32, 1, shape.experts);
     // Few different values: ties within lanes, across lanes, across groups; row 0 is all equal.
     logits.fill([](int64_t t, int64_t i) {
@@ -122,6 +124,21 @@ TEST_F(RouterSm90a, LowestIndicesWinTies) {
     expect_chosen_as_truth(shape, r, &bias);
     for (int64_t k = 0; k < shape.top_k; ++k) EXPECT_EQ(r.expert[static_cast<size_t>(k)], k);
   }
+}
+
+// The two largest of a group 32 apart: in the registers of one lane.
+TEST_F(RouterSm90a, GroupsAddBothOfTheirLargest) {
+  const RouterShape shape = sigmoid_shape(256, 4, 4, 1);
+  Matrix logits(DType::kF32, 4, 256);
+  logits.fill([](int64_t t, int64_t i) {
+    const int64_t group = i / 64, place = i % 64;
+    if (group == t && place % 32 == 5) return 1.0;                          // the best two
+    if (group != t && place == 7) return 1.5 + static_cast<double>(group);  // the best one, and nothing beside it
+    return -9.0;
+  });
+  const Routing r(shape, logits, nullptr);
+  expect_chosen_as_truth(shape, r, nullptr);
+  for (int64_t t = 0; t < 4; ++t) EXPECT_EQ(r.expert[static_cast<size_t>(4 * t)] / 64, t);
 }
 
 TEST_F(RouterSm90a, SpecialScoresAreRankedAsInTheTruth) {
