@@ -38,9 +38,10 @@ struct PagedAttentionShape {
 struct PagedAttentionArgs {
   PagedAttentionShape shape;
   std::span<const PagedSequence> sequences;
-  Tensor q;      // [rows, heads·qk_dim], rotated
-  Tensor cache;  // [pages·64, …], the queries' own keys included
-  Tensor o;      // [rows, heads·v_dim]
+  Tensor q;             // [rows, heads·qk_dim], rotated
+  Tensor cache;         // [pages·64, …], the queries' own keys included
+  Tensor o;             // [rows, heads·v_dim]
+  Tensor scratch = {};  // for kernels on a GPU, which say how much (sm90a.h)
 };
 // A query's bits depend on its own row and on the keys and values up to its position alone: not on the pages they lie in, on
 // other rows, on the cut of a prompt into chunks, or on threads. Cached values must be finite for that.

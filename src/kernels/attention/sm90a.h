@@ -1,9 +1,11 @@
 // Attention on Hopper GPUs. All pointers in the arguments are device pointers; spans over sequences are host memory.
 #pragma once
 
+#include <span>
 #include <string>
 
 #include "kernels/attention/attention.h"
+#include "kernels/attention/paged_attention.h"
 
 namespace rorqual {
 
@@ -22,5 +24,18 @@ std::string refuse_attention_forward_sm90a(const AttentionForwardArgs& args);
 void attention_backward_sm90a(const AttentionBackwardArgs& args, const Stream& stream);
 std::string refuse_attention_backward_sm90a(const AttentionBackwardArgs& args);
 int64_t attention_backward_scratch_sm90a(const AttentionShape& shape, std::span<const AttentionSequence> sequences);
+
+// Absorbed MLA over the paged cache: BF16, up to 128 heads on one key head of 576 columns whose first 512 are the value. A
+// query's keys are summed up page by page in parts of 2048 from position 0, then the parts in ascending order. Cache rows
+// beyond a sequence's last position may hold anything. Scratch: F32 of any content, for queries at position 2048 or later; if
+// less than what is asked for, the queries go in several launches, an Error if not even one finds room. Same bits with any.
+void paged_attention_sm90a(const PagedAttentionArgs& args, const Stream& stream);
+std::string refuse_paged_attention_sm90a(const PagedAttentionArgs& args);
+// Elements of scratch for all queries at once, but at most 256 MiB unless one query needs more.
+int64_t paged_attention_scratch_sm90a(const PagedAttentionArgs& args);
+
+// write_pages for rows of any dtype that are multiples of 16 bytes.
+void write_pages_sm90a(const Tensor& rows, std::span<const PagedSequence> sequences, const Tensor& cache, const Stream& stream);
+std::string refuse_write_pages_sm90a(const Tensor& rows, const Tensor& cache);
 
 }  // namespace rorqual
