@@ -76,9 +76,13 @@ HOPPER_DEVICE void load_queries(const PagedJob& job, const Item& item) {
 
 HOPPER_DEVICE void copy_loop(const PagedJob& job) {
   Barriers& b = barriers();
+  const int lane = lane_index();
+  if (lane == 0) {
+    tma_prefetch(&job.q);
+    tma_prefetch(&job.cache);
+  }
   int page = 0, items = 0;
   for_items(job, [&](const Item& item) {
-    const int lane = lane_index();
     const int32_t my_page = lane < item.page_count ? load(item.pages + lane) : 0;
     barrier_wait(&b.q_empty, static_cast<uint32_t>(items & 1) ^ 1);
     if (lane == 0) load_queries(job, item);
@@ -170,10 +174,9 @@ HOPPER_DEVICE void score(float (&s)[32], int page) {
     barrier_wait(&barriers().full[page & 1][part], parity_of(page));
     wgmma_fence();
     HOPPER_UNROLL
-    for (int t = first_tile(part); t < first_tile(part) + tiles_of(part); ++t) HOPPER_UNROLL
-    for (int step = 0; step < 4; ++step) {
-      const uint32_t at = static_cast<uint32_t>(t) * kTileBytes + static_cast<uint32_t>(step) * 32;
-      wgmma_bf16<64>(s, advance(q, at), advance(k, at), part > 0 || step > 0);
+    for (int i = 0; i < 4 * tiles_of(part); ++i) {
+      const uint32_t at = static_cast<uint32_t>(first_tile(part) + i / 4) * kTileBytes + static_cast<uint32_t>(i % 4) * 32;
+      wgmma_bf16<64>(s, advance(q, at), advance(k, at), part > 0 || i > 0);
     }
   }
   wgmma_commit();
@@ -288,6 +291,7 @@ HOPPER_DEVICE void left_loop(const PagedJob& job) {
     const int seen_by_all = piece.position + item.first_row / job.padded_heads + 1 - item.first_key;
     Softmax state{{kMinusInfinity, kMinusInfinity}, {kMinusInfinity, kMinusInfinity}, {0, 0}, {0, 0}};
     const auto weigh_page = [&](int j) {
+      if (j + 1 == item.page_count) release(&b.q_empty);
       weigh(s, job.scale_log2e, seen_by_all >= (j + 1) * kPageKeys, visible, state, p);
       visible[0] -= kPageKeys;
       visible[1] -= kPageKeys;
@@ -313,7 +317,6 @@ HOPPER_DEVICE void left_loop(const PagedJob& job) {
       release(&b.empty[(page + 1) & 1][kRope]);
       weigh_page(j + 1);
     }
-    release(&b.q_empty);
     sum_over_quad(state.sum, sum);
     publish(p, state, sum, page);
     if (item.page_count > 1) rescale(o, state.factor);
