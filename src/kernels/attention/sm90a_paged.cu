@@ -4,8 +4,7 @@
 //   warpgroup 0    S = Q·Kᵀ of a page, its softmax into P; O[:, 0..255] += P·V with P from registers
 //   warpgroup 1    O[:, 256..511] += P·V with P from shared memory
 //
-// V is the page's first 512 columns as they lie, the contiguous index being N. While P·V of page j runs, S of page j + 1 is
-// under way; the softmax is what the tensor cores wait for.
+// V is the page's first 512 columns as they lie, the contiguous index being N. The tensor cores wait during the softmax alone.
 #include "hopper/device.h"
 #include "hopper/launch.h"
 #include "kernels/attention/sm90a_paged_items.h"
@@ -135,7 +134,9 @@ HOPPER_DEVICE MatrixDescriptor values_of(int page, int half) {
   return operand_at(stage_of(page) + static_cast<uint32_t>(half * 4) * kTileBytes);
 }
 
+// Mostly no row of the warp has found a larger score.
 HOPPER_DEVICE void rescale(float (&o)[kHalf / 2], const float (&factor)[2]) {
+  if (ballot(factor[0] != 1.0f || factor[1] != 1.0f) == 0) return;
   HOPPER_UNROLL
   for (int i = 0; i < kHalf / 2; ++i) o[i] *= factor[i % 4 / 2];
 }
@@ -166,7 +167,7 @@ HOPPER_DEVICE void write_output(const PagedJob& job, const Item& item, int half,
 
 // ---- Warpgroup 0: scores, softmax, the left half of o
 
-// S = Q·Kᵀ, issued as one group.
+// S = Q·Kᵀ, a group for each part as it arrives.
 HOPPER_DEVICE void score(float (&s)[32], int page) {
   const MatrixDescriptor q = operand_at(shared_memory()), k = operand_at(stage_of(page));
   HOPPER_UNROLL
@@ -178,8 +179,8 @@ HOPPER_DEVICE void score(float (&s)[32], int page) {
       const uint32_t at = static_cast<uint32_t>(first_tile(part) + i / 4) * kTileBytes + static_cast<uint32_t>(i % 4) * 32;
       wgmma_bf16<64>(s, advance(q, at), advance(k, at), part > 0 || i > 0);
     }
+    wgmma_commit();
   }
-  wgmma_commit();
 }
 
 // Of the two rows that a thread shares with the other three of its quad.
@@ -308,10 +309,10 @@ HOPPER_DEVICE void left_loop(const PagedJob& job) {
       publish(p, state, sum, page);
       if (j > 0) rescale(o, state.factor);
       add_values(o, p, page, j == 0);
-      score(s, page + 1);
-      wgmma_wait<1>();
+      wgmma_wait<0>();  // the next page may still be on its way: the one after it must not wait for that
       keep(o);
       release(&b.empty[page & 1][kLeft]);
+      score(s, page + 1);
       wgmma_wait<0>();
       keep(s);
       release(&b.empty[(page + 1) & 1][kRope]);
