@@ -197,6 +197,8 @@ TEST_F(PagedAttentionSm90a, PartsAreCombined) {
     for (const int64_t position : {6143, 8192, 20000}) chunks.push_back({position, 3, 10 + chunks.size()});
   const Problem p(hopper::is_emulated() ? 2 : 16, chunks);
   EXPECT_EQ(difference(p, p.run()), "");
+  const Problem padded(24, {{2045, 5, 1}});  // groups of 64 rows that hold queries of one part and of two
+  EXPECT_EQ(difference(padded, padded.run()), "");
 }
 
 TEST_F(PagedAttentionSm90a, PeakedScores) {
@@ -262,6 +264,18 @@ TEST_F(PagedAttentionSm90a, NaNAmongTheKeysSpreadsToThoseWhoSeeIt) {
   EXPECT_EQ(nans(bits(p, o, 0, 0, 1)), 0);
   EXPECT_EQ(nans(bits(p, o, 0, 1, 3)), 2 * 16 * kV);
   EXPECT_EQ(nans(bits(p, o, 1, 0, 1)), 0);
+}
+
+// More than kernel parameters hold. A query that sees one key gets its value.
+TEST_F(PagedAttentionSm90a, ManySequencesGoInSeveralLaunches) {
+  std::vector<Chunk> chunks;
+  for (uint64_t n = 0; n < 963; ++n) chunks.push_back({0, 1, n});
+  const Problem p(1, chunks);
+  const std::vector<uint16_t> o = p.run();
+  for (size_t n = 0; n < chunks.size(); ++n)
+    for (int64_t d = 0; d < kV; ++d)
+      ASSERT_EQ(o[static_cast<size_t>(p.sequences[n].q_begin * p.o_stride() + d)], p.cache[p.cache_index(n, 0, d)])
+          << "sequence " << n << ", column " << d;
 }
 
 TEST_F(PagedAttentionSm90a, NothingToDo) {
