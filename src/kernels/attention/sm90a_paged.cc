@@ -93,6 +93,21 @@ void check_args(const PagedAttentionArgs& a) {
         "scratch of {} is not 16-byte aligned F32 without gaps", dtype_name(a.scratch.dtype));
 }
 
+int64_t tiles_of_rows(int64_t rows, int64_t tile_rows) {
+  return (rows + tile_rows - 1) / tile_rows;
+}
+
+// Two blocks that read each page once for both, unless too many would have no rows.
+int cluster_of(const PagedAttentionArgs& a) {
+  int64_t groups = 0, pairs = 0;
+  for (const PagedSequence& s : a.sequences) {
+    const int64_t rows = (s.q_end - s.q_begin) * padded_heads(a.shape.heads);
+    groups += tiles_of_rows(rows, kGroupRows);
+    pairs += tiles_of_rows(rows, 2 * kGroupRows);
+  }
+  return 2 * pairs <= groups + groups / 8 ? 2 : 1;
+}
+
 hopper::TensorMap map_of_queries(const PagedAttentionArgs& a, int box_rows) {
   return hopper::make_tensor_map({.data = a.q.data,
                                   .element = hopper::Element::kBF16,
@@ -105,23 +120,24 @@ hopper::TensorMap map_of_queries(const PagedAttentionArgs& a, int box_rows) {
                                   .box_rows = box_rows,
                                   .swizzle = true});
 }
-hopper::TensorMap map_of_cache(const Tensor& cache) {
+hopper::TensorMap map_of_cache(const Tensor& cache, int box_rows) {
   return hopper::make_tensor_map({.data = cache.data,
                                   .element = hopper::Element::kBF16,
                                   .columns = kQkDim,
                                   .rows = cache.rows,
                                   .row_bytes = 2 * cache.stride,
                                   .box_columns = 64,
-                                  .box_rows = kPageKeys,
+                                  .box_rows = box_rows,
                                   .swizzle = true});
 }
 
 // All but the pieces.
-void describe(const PagedAttentionArgs& a, int64_t capacity, PagedJob& job) {
+void describe(const PagedAttentionArgs& a, int64_t capacity, int cluster, PagedJob& job) {
   const auto padded = static_cast<int>(padded_heads(a.shape.heads));
   job.q_box_rows = padded % 64 == 0 ? 64 : padded % 32 == 0 ? 32 : 16;
   job.q = map_of_queries(a, job.q_box_rows);
-  job.cache = map_of_cache(a.cache);
+  job.cluster = cluster;
+  job.cache = map_of_cache(a.cache, kPageKeys / cluster);
   job.o = static_cast<uint16_t*>(a.o.data);
   job.o_stride = a.o.stride;
   job.partial_o = static_cast<float*>(a.scratch.data);
@@ -135,27 +151,28 @@ void describe(const PagedAttentionArgs& a, int64_t capacity, PagedJob& job) {
 // Longest last parts first, so that blocks end at about the same time. True if any piece has several parts.
 bool fill_pieces(std::vector<Cut>& cuts, PagedJob& job) {
   std::stable_sort(cuts.begin(), cuts.end(), [](const Cut& a, const Cut& b) { return a.last_keys() > b.last_keys(); });
-  int64_t whole = 0, groups = 0, partial = 0;
+  const int64_t tile_rows = job.cluster * kGroupRows;
+  int64_t whole = 0, tiles = 0, partial = 0;
   job.count = 0;
   for (const Cut& cut : cuts) {
     PagedPiece& piece = job.pieces[job.count++];
     const int parts = attention::parts_of(static_cast<int>(cut.position() + cut.queries()));
-    const int64_t piece_groups = (cut.queries() * job.padded_heads + kGroupRows - 1) / kGroupRows;
-    whole += (parts - 1) * piece_groups;
-    groups += piece_groups;
+    const int64_t piece_tiles = tiles_of_rows(cut.queries() * job.padded_heads, tile_rows);
+    whole += (parts - 1) * piece_tiles;
+    tiles += piece_tiles;
     piece.pages = cut.sequence->pages;
     piece.q_begin = static_cast<int>(cut.sequence->q_begin + cut.begin);
     piece.queries = static_cast<int>(cut.queries());
     piece.position = static_cast<int>(cut.position());
     piece.whole_end = static_cast<int>(whole);
-    piece.group_end = static_cast<int>(groups);
+    piece.tile_end = static_cast<int>(tiles);
     piece.partial_begin = static_cast<int>(partial);
     partial += partial_rows(cut.position(), cut.queries(), job.heads);
   }
-  CHECK(whole + groups <= kMostPositions, "{} tiles of queries in a launch", whole + groups);
+  CHECK(whole + tiles <= kMostPositions, "{} items in a launch", whole + tiles);
   job.whole_items = static_cast<int>(whole);
-  job.groups = static_cast<int>(groups);
-  job.items = static_cast<int>(whole + groups);
+  job.tiles = static_cast<int>(tiles);
+  job.items = static_cast<int>(whole + tiles);
   return partial > 0;
 }
 
@@ -196,7 +213,7 @@ void paged_attention_sm90a(const PagedAttentionArgs& a, const Stream& stream) {
   const auto job = std::make_unique<PagedJob>();
   for (std::vector<Cut>& cuts : cut_launches(a, capacity)) {
     if (cuts.empty()) continue;
-    if (job->count == 0) describe(a, capacity, *job);
+    if (job->count == 0) describe(a, capacity, cluster_of(a), *job);
     const bool several_parts = fill_pieces(cuts, *job);
     attention::launch_paged_attention(*job, hopper::device_info().multiprocessors, stream.device_stream());
     if (several_parts) attention::launch_combine_parts(*job, stream.device_stream());

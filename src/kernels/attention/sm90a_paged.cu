@@ -5,6 +5,8 @@
 //   warpgroup 1    O[:, 256..511] += P·V with P from shared memory
 //
 // V is the page's first 512 columns as they lie, the contiguous index being N. The tensor cores wait during the softmax alone.
+// Where there are groups of rows enough, two blocks form a cluster: they work on neighbouring groups and the same pages, of
+// which each copies half the rows to both. That halves what the second-level cache gives, which 128 heads would be limited by.
 #include "hopper/device.h"
 #include "hopper/launch.h"
 #include "kernels/attention/sm90a_paged_items.h"
@@ -73,6 +75,25 @@ HOPPER_DEVICE void load_queries(const PagedJob& job, const Item& item) {
   }
 }
 
+// 64 columns of a page: the blocks of a cluster each copy their share of the rows to all.
+template <int kBlocks>
+HOPPER_DEVICE void load_page_tile(const PagedJob& job, uint8_t* tile, Barrier* full, int t, int row) {
+  if constexpr (kBlocks == 1) {
+    tma_load(&job.cache, tile, full, t * 64, row);
+  } else {
+    const int share = cluster_rank() * (kPageKeys / kBlocks);
+    tma_load_multicast(&job.cache, tile + static_cast<uint32_t>(share) * 128, full, (1 << kBlocks) - 1, t * 64, row + share);
+  }
+}
+template <int kBlocks>
+HOPPER_DEVICE void wait_until_empty(const Barrier* empty, uint32_t parity) {
+  if constexpr (kBlocks == 1)
+    barrier_wait(empty, parity);
+  else
+    barrier_wait_cluster(empty, parity);
+}
+
+template <int kBlocks>
 HOPPER_DEVICE void copy_loop(const PagedJob& job) {
   Barriers& b = barriers();
   const int lane = lane_index();
@@ -81,19 +102,19 @@ HOPPER_DEVICE void copy_loop(const PagedJob& job) {
     tma_prefetch(&job.cache);
   }
   int page = 0, items = 0;
-  for_items(job, [&](const Item& item) {
+  for_items<kBlocks>(job, [&](const Item& item) {
     const int32_t my_page = lane < item.page_count ? load(item.pages + lane) : 0;
     barrier_wait(&b.q_empty, static_cast<uint32_t>(items & 1) ^ 1);
     if (lane == 0) load_queries(job, item);
     for (int j = 0; j < item.page_count; ++j, ++page) {
       const int row = shuffle(my_page, j) * kPageKeys;
       for (int part = 0; part < kParts; ++part) {
-        barrier_wait(&b.empty[page & 1][part], parity_of(page) ^ 1);
+        wait_until_empty<kBlocks>(&b.empty[page & 1][part], parity_of(page) ^ 1);
         if (lane != 0) continue;
         Barrier* full = &b.full[page & 1][part];
         barrier_arrive_expect(full, static_cast<uint32_t>(tiles_of(part)) * kTileBytes);
         for (int t = first_tile(part); t < first_tile(part) + tiles_of(part); ++t)
-          tma_load(&job.cache, stage_of(page) + static_cast<uint32_t>(t) * kTileBytes, full, t * 64, row);
+          load_page_tile<kBlocks>(job, stage_of(page) + static_cast<uint32_t>(t) * kTileBytes, full, t, row);
       }
     }
     ++items;
@@ -109,6 +130,16 @@ HOPPER_DEVICE int warpgroup_thread() {
 HOPPER_DEVICE void release(Barrier* barrier) {
   sync_warp();
   if (lane_index() == 0) barrier_arrive(barrier);
+}
+// The same for what all blocks of the cluster copy to.
+template <int kBlocks>
+HOPPER_DEVICE void release_part(Barrier* barrier) {
+  if constexpr (kBlocks == 1) {
+    release(barrier);
+  } else {
+    sync_warp();
+    if (lane_index() < kBlocks) barrier_arrive_at(barrier, lane_index());
+  }
 }
 
 // Weights of keys beyond the last query's own are zero, but 0·NaN is not: clears their values in this warpgroup's half.
@@ -144,6 +175,7 @@ HOPPER_DEVICE void rescale(float (&o)[kHalf / 2], const float (&factor)[2]) {
 // The finished o of queries with one part of keys, else the part's sums.
 HOPPER_DEVICE void write_output(const PagedJob& job, const Item& item, int half, const float (&o)[kHalf / 2],
                                 const float (&divisor)[2]) {
+  if (!item.used) return;
   const PagedPiece& piece = job.pieces[item.piece];
   HOPPER_UNROLL
   for (int r = 0; r < 2; ++r) {
@@ -265,7 +297,7 @@ HOPPER_DEVICE void sum_over_quad(const float (&part)[2], float (&sum)[2]) {
 }
 
 HOPPER_DEVICE void write_weights(const PagedJob& job, const Item& item, const Softmax& state, const float (&sum)[2]) {
-  if (item.parts == 1 || lane_index() % 4 != 0) return;
+  if (!item.used || item.parts == 1 || lane_index() % 4 != 0) return;
   const PagedPiece& piece = job.pieces[item.piece];
   HOPPER_UNROLL
   for (int r = 0; r < 2; ++r) {
@@ -275,12 +307,13 @@ HOPPER_DEVICE void write_weights(const PagedJob& job, const Item& item, const So
   }
 }
 
+template <int kBlocks>
 HOPPER_DEVICE void left_loop(const PagedJob& job) {
   Barriers& b = barriers();
   float o[kHalf / 2], s[32];
   uint32_t p[4][4];
   int page = 0, items = 0;
-  for_items(job, [&](const Item& item) {
+  for_items<kBlocks>(job, [&](const Item& item) {
     const PagedPiece& piece = job.pieces[item.piece];
     int visible[2];  // keys from the page's first
     HOPPER_UNROLL
@@ -302,7 +335,7 @@ HOPPER_DEVICE void left_loop(const PagedJob& job) {
     score(s, page);
     wgmma_wait<0>();
     keep(s);
-    release(&b.empty[page & 1][kRope]);
+    release_part<kBlocks>(&b.empty[page & 1][kRope]);
     weigh_page(0);
     float sum[2] = {0, 0};
     for (int j = 0; j + 1 < item.page_count; ++j, ++page) {
@@ -311,11 +344,11 @@ HOPPER_DEVICE void left_loop(const PagedJob& job) {
       add_values(o, p, page, j == 0);
       wgmma_wait<0>();  // the next page may still be on its way: the one after it must not wait for that
       keep(o);
-      release(&b.empty[page & 1][kLeft]);
+      release_part<kBlocks>(&b.empty[page & 1][kLeft]);
       score(s, page + 1);
       wgmma_wait<0>();
       keep(s);
-      release(&b.empty[(page + 1) & 1][kRope]);
+      release_part<kBlocks>(&b.empty[(page + 1) & 1][kRope]);
       weigh_page(j + 1);
     }
     sum_over_quad(state.sum, sum);
@@ -326,7 +359,7 @@ HOPPER_DEVICE void left_loop(const PagedJob& job) {
     write_weights(job, item, state, sum);
     wgmma_wait<0>();
     keep(o);
-    release(&b.empty[page & 1][kLeft]);
+    release_part<kBlocks>(&b.empty[page & 1][kLeft]);
     write_output(job, item, 0, o, sum);
     ++page;
     ++items;
@@ -335,11 +368,12 @@ HOPPER_DEVICE void left_loop(const PagedJob& job) {
 
 // ---- Warpgroup 1: the right half of o
 
+template <int kBlocks>
 HOPPER_DEVICE void right_loop(const PagedJob& job) {
   Barriers& b = barriers();
   float o[kHalf / 2];
   int page = 0;
-  for_items(job, [&](const Item& item) {
+  for_items<kBlocks>(job, [&](const Item& item) {
     float factor[2], divisor[2] = {1, 1};
     for (int j = 0; j < item.page_count; ++j, ++page) {
       barrier_wait(&b.p_full, static_cast<uint32_t>(page & 1));
@@ -359,7 +393,7 @@ HOPPER_DEVICE void right_loop(const PagedJob& job) {
       wgmma_commit();
       wgmma_wait<0>();
       keep(o);
-      release(&b.empty[page & 1][kRight]);
+      release_part<kBlocks>(&b.empty[page & 1][kRight]);
       release(&b.p_empty);
     }
     write_output(job, item, 1, o, divisor);
@@ -368,6 +402,7 @@ HOPPER_DEVICE void right_loop(const PagedJob& job) {
 
 // ---- Kernels
 
+template <int kBlocks>
 HOPPER_DEVICE void init_barriers() {
   if (thread_index() == 0) {
     constexpr int kWarps = kWarpgroup / kWarp;
@@ -377,38 +412,57 @@ HOPPER_DEVICE void init_barriers() {
     for (int stage = 0; stage < 2; ++stage)
       for (int part = 0; part < kParts; ++part) {
         barrier_init(&b.full[stage][part], 1);
-        barrier_init(&b.empty[stage][part], kWarps);
+        barrier_init(&b.empty[stage][part], kWarps * kBlocks);
       }
     barrier_init(&b.p_full, kWarpgroup);
     barrier_init(&b.p_empty, kWarps);
     fence_barriers();
   }
-  sync_threads();
+  if constexpr (kBlocks == 1)
+    sync_threads();
+  else
+    sync_cluster();
 }
 
+template <int kBlocks>
 HOPPER_KERNEL(kThreads)
 void paged_attention_kernel(HOPPER_PARAMETER PagedJob job) {
-  init_barriers();
+  init_barriers<kBlocks>();
   const int warp = warp_index();
   if (warp < 4) {
     take_registers<240>();
-    left_loop(job);
+    left_loop<kBlocks>(job);
   } else if (warp < 8) {
     take_registers<240>();
-    right_loop(job);
+    right_loop<kBlocks>(job);
   } else {
     give_registers<24>();
-    if (warp == 8) copy_loop(job);
+    if (warp == 8) copy_loop<kBlocks>(job);
   }
+  if constexpr (kBlocks > 1) {  // nobody leaves while another copies to it or arrives at its barriers
+    sync_warp();
+    sync_cluster();
+  }
+}
+
+template <int kBlocks>
+void launch(const PagedJob& job, int multiprocessors, DeviceStream stream) {
+  const int most = multiprocessors / kBlocks, clusters = job.items < most ? job.items : most;
+  HOPPER_LAUNCH((paged_attention_kernel<kBlocks>),
+                LaunchShape{.blocks = static_cast<uint32_t>(clusters * kBlocks),
+                            .threads = kThreads,
+                            .shared_bytes = kSharedBytes,
+                            .cluster = kBlocks},
+                stream, job);
 }
 
 }  // namespace
 
 void launch_paged_attention(const PagedJob& job, int multiprocessors, DeviceStream stream) {
-  const int blocks = job.items < multiprocessors ? job.items : multiprocessors;
-  HOPPER_LAUNCH(paged_attention_kernel,
-                LaunchShape{.blocks = static_cast<uint32_t>(blocks), .threads = kThreads, .shared_bytes = kSharedBytes}, stream,
-                job);
+  if (job.cluster == 1)
+    launch<1>(job, multiprocessors, stream);
+  else
+    launch<2>(job, multiprocessors, stream);
 }
 
 }  // namespace rorqual::attention

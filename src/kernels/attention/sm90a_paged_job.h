@@ -24,13 +24,13 @@ HOPPER_BOTH constexpr int parts_of(int keys) {
 }
 
 // Some consecutive queries of a sequence. Their rows are (query, head) pairs, heads padded to PagedJob::padded_heads, in groups
-// of 64. A group and a part of its keys are an item of work. Items are numbered: first the whole parts of all pieces (in a
-// piece part by part), then the last parts, one for each group.
+// of 64, one for a block. The groups of a cluster are a tile; a tile and a part of its keys are an item of work. Items are
+// numbered: first the whole parts of all pieces (in a piece part by part), then the last parts, one for each tile.
 struct PagedPiece {
   const int32_t* pages;
   int32_t q_begin, queries, position;
   int32_t whole_end;      // one past the piece's last item with a whole part
-  int32_t group_end;      // one past its last group, counted over all pieces
+  int32_t tile_end;       // one past its last tile, counted over all pieces
   int32_t partial_begin;  // first row of its partial sums, if it has several parts: [part][row]
 };
 
@@ -38,7 +38,7 @@ inline constexpr int kMostPieces = 960;  // what kernel parameters hold
 
 struct PagedJob {
   hopper::TensorMap q;      // [rows][heads, 576], boxes of q_box_rows heads and 64 columns
-  hopper::TensorMap cache;  // [pages·64, 576], boxes of 64 rows and 64 columns
+  hopper::TensorMap cache;  // [pages·64, 576], boxes of 64 / cluster rows and 64 columns
   uint16_t* o;
   int64_t o_stride;
   float* partial_o;                // [partial rows, 512], not yet divided by the sum of weights
@@ -47,7 +47,8 @@ struct PagedJob {
   int32_t q_rows;
   int32_t heads, padded_heads;
   int32_t q_box_rows;  // divides padded_heads and 64
-  int32_t whole_items, items, groups, count;
+  int32_t whole_items, items, tiles, count;
+  int32_t cluster;  // 1 block, or 2 that copy each page together
   PagedPiece pieces[kMostPieces];
 };
 static_assert(sizeof(PagedJob) <= 32000);

@@ -7,17 +7,18 @@ namespace {
 
 using namespace hopper;
 
-// One row of a group; the parts that its query sees, in ascending order. One part alone gives what write_output would.
+// One row of a tile; the parts that its query sees, in ascending order. One part alone gives what write_output would.
 HOPPER_KERNEL(128)
 void combine_parts_kernel(HOPPER_PARAMETER PagedJob job) {
-  const int group = block_index();
-  const int at = find_piece(job.count, group, [&](int i) { return job.pieces[i].group_end; });
+  const int tile_rows = job.cluster * kGroupRows, tile = block_index();
+  const int at = find_piece(job.count, tile, [&](int i) { return job.pieces[i].tile_end; });
   const PagedPiece& piece = job.pieces[at];
-  const int first_row = (group - (at == 0 ? 0 : job.pieces[at - 1].group_end)) * kGroupRows;
-  const Row row = row_of(job, piece, first_row + block_index_y());
-  if (!row.used || parts_of(keys_of_group(job, piece, first_row)) == 1) return;
+  const int in_piece = (tile - (at == 0 ? 0 : job.pieces[at - 1].tile_end)) * tile_rows + block_index_y();
+  const Row row = row_of(job, piece, in_piece);
+  const int last_of_group = in_piece / kGroupRows * kGroupRows + kGroupRows - 1;
+  if (!row.used || parts_of(keys_of_row(job, piece, last_of_group)) == 1) return;
   const int parts = parts_of(piece.position + row.query + 1);
-  const int64_t begin = partial_row(job, piece, 0, first_row + block_index_y()), step = piece.queries * job.padded_heads;
+  const int64_t begin = partial_row(job, piece, 0, in_piece), step = piece.queries * job.padded_heads;
   float top = kMinusInfinity;
   for (int i = 0; i < parts; ++i) top = maximum(top, load(job.partial_weight + begin + i * step).v[0]);
   Float4 o{};
@@ -54,8 +55,10 @@ void write_pages_kernel(HOPPER_PARAMETER WritePagesJob job) {
 }  // namespace
 
 void launch_combine_parts(const PagedJob& job, DeviceStream stream) {
-  HOPPER_LAUNCH(combine_parts_kernel, LaunchShape{.blocks = static_cast<uint32_t>(job.groups), .blocks_y = kGroupRows}, stream,
-                job);
+  HOPPER_LAUNCH(
+      combine_parts_kernel,
+      LaunchShape{.blocks = static_cast<uint32_t>(job.tiles), .blocks_y = static_cast<uint32_t>(job.cluster * kGroupRows)},
+      stream, job);
 }
 
 void launch_write_pages(const WritePagesJob& job, DeviceStream stream) {
