@@ -11,16 +11,7 @@
 namespace rorqual {
 namespace {
 
-using attention::kGroupRows;
-using attention::kLatent;
-using attention::kMostPieces;
-using attention::kMostWritePieces;
-using attention::kPageKeys;
-using attention::kQkDim;
-using attention::PagedJob;
-using attention::PagedPiece;
-using attention::WritePagesJob;
-using attention::WritePiece;
+using namespace attention::paged_sm90a;
 static_assert(kPageKeys == kPageTokens);
 
 constexpr double kLog2E = 1.4426950408889634;
@@ -34,7 +25,7 @@ int64_t padded_heads(int64_t heads) {
 
 // Partial rows of `queries` queries from `position` on.
 int64_t partial_rows(int64_t position, int64_t queries, int64_t heads) {
-  const int parts = attention::parts_of(static_cast<int>(position + queries));
+  const int parts = parts_of(static_cast<int>(position + queries));
   return parts > 1 ? parts * queries * padded_heads(heads) : 0;
 }
 
@@ -53,7 +44,7 @@ struct Cut {
   int64_t queries() const { return end - begin; }
   int last_keys() const {  // of its last part
     const auto keys = static_cast<int>(position() + queries());
-    return keys - (attention::parts_of(keys) - 1) * attention::kPartKeys;
+    return keys - (parts_of(keys) - 1) * kPartKeys;
   }
 };
 
@@ -156,7 +147,7 @@ bool fill_pieces(std::vector<Cut>& cuts, PagedJob& job) {
   job.count = 0;
   for (const Cut& cut : cuts) {
     PagedPiece& piece = job.pieces[job.count++];
-    const int parts = attention::parts_of(static_cast<int>(cut.position() + cut.queries()));
+    const int parts = parts_of(static_cast<int>(cut.position() + cut.queries()));
     const int64_t piece_tiles = tiles_of_rows(cut.queries() * job.padded_heads, tile_rows);
     whole += (parts - 1) * piece_tiles;
     tiles += piece_tiles;
@@ -183,7 +174,7 @@ std::string refuse_paged_attention_sm90a(const PagedAttentionArgs& a) {
   for (const auto& [t, name] : {std::pair{&a.q, "q"}, {&a.cache, "the cache"}, {&a.o, "o"}})
     if (t->dtype != DType::kBF16) return fmt::format("{} holds {}, not BF16", name, dtype_name(t->dtype));
   if (s.kv_heads != 1) return fmt::format("{} key heads, not 1", s.kv_heads);
-  if (s.heads < 1 || s.heads > attention::kMostHeads) return fmt::format("{} heads, not 1 to 128", s.heads);
+  if (s.heads < 1 || s.heads > kMostHeads) return fmt::format("{} heads, not 1 to 128", s.heads);
   if (s.qk_dim != kQkDim || s.v_dim != kLatent || s.v_column != 0)
     return fmt::format("keys of {} columns and values of {} from column {}, not 576 and 512 from 0", s.qk_dim, s.v_dim,
                        s.v_column);
@@ -215,8 +206,8 @@ void paged_attention_sm90a(const PagedAttentionArgs& a, const Stream& stream) {
     if (cuts.empty()) continue;
     if (job->count == 0) describe(a, capacity, cluster_of(a), *job);
     const bool several_parts = fill_pieces(cuts, *job);
-    attention::launch_paged_attention(*job, hopper::device_info().multiprocessors, stream.device_stream());
-    if (several_parts) attention::launch_combine_parts(*job, stream.device_stream());
+    launch_paged_attention(*job, hopper::device_info().multiprocessors, stream.device_stream());
+    if (several_parts) launch_combine_parts(*job, stream.device_stream());
   }
 }
 
@@ -245,7 +236,7 @@ void write_pages_sm90a(const Tensor& rows, std::span<const PagedSequence> sequen
   int64_t count = 0;
   const auto launch = [&] {
     job->row_count = static_cast<int>(count);
-    if (count > 0) attention::launch_write_pages(*job, stream.device_stream());
+    if (count > 0) launch_write_pages(*job, stream.device_stream());
     job->count = 0;
     count = 0;
   };

@@ -11,7 +11,7 @@
 #include "hopper/launch.h"
 #include "kernels/attention/sm90a_paged_items.h"
 
-namespace rorqual::attention {
+namespace rorqual::attention::paged_sm90a {
 namespace {
 
 using namespace hopper;
@@ -465,4 +465,4 @@ void launch_paged_attention(const PagedJob& job, int multiprocessors, DeviceStre
     launch<2>(job, multiprocessors, stream);
 }
 
-}  // namespace rorqual::attention
+}  // namespace rorqual::attention::paged_sm90a

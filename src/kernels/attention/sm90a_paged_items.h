@@ -4,7 +4,7 @@
 #include "hopper/device.h"
 #include "kernels/attention/sm90a_paged_job.h"
 
-namespace rorqual::attention {
+namespace rorqual::attention::paged_sm90a {
 
 struct Item {
   const int32_t* pages;  // of the part
@@ -87,4 +87,4 @@ HOPPER_DEVICE int64_t partial_row(const PagedJob& job, const PagedPiece& piece, 
   return int64_t{piece.partial_begin} + int64_t{part} * piece.queries * job.padded_heads + row;
 }
 
-}  // namespace rorqual::attention
+}  // namespace rorqual::attention::paged_sm90a

@@ -7,7 +7,7 @@
 #include "hopper/tensor_map.h"
 #include "hopper/types.h"
 
-namespace rorqual::attention {
+namespace rorqual::attention::paged_sm90a {
 
 inline constexpr int kLatent = 512, kQkDim = 576;  // of absorbed MLA: a value is the key's first 512 columns
 inline constexpr int kMostHeads = 128;
@@ -77,4 +77,4 @@ static_assert(sizeof(WritePagesJob) <= 32000);
 
 void launch_write_pages(const WritePagesJob& job, hopper::DeviceStream stream);
 
-}  // namespace rorqual::attention
+}  // namespace rorqual::attention::paged_sm90a

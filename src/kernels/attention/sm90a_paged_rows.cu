@@ -2,7 +2,7 @@
 #include "hopper/launch.h"
 #include "kernels/attention/sm90a_paged_items.h"
 
-namespace rorqual::attention {
+namespace rorqual::attention::paged_sm90a {
 namespace {
 
 using namespace hopper;
@@ -67,4 +67,4 @@ void launch_write_pages(const WritePagesJob& job, DeviceStream stream) {
                 LaunchShape{.blocks = static_cast<uint32_t>((job.row_count + kRows - 1) / kRows), .threads = 256}, stream, job);
 }
 
-}  // namespace rorqual::attention
+}  // namespace rorqual::attention::paged_sm90a
