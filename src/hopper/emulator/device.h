@@ -242,6 +242,9 @@ void barrier_init(Barrier* barrier, int arrivals);
 inline void fence_barriers() {}
 void barrier_arrive(Barrier* barrier);
 void barrier_arrive_at(Barrier* barrier, int rank);
+inline void barrier_give_back_at(Barrier* barrier, int rank) {
+  barrier_arrive_at(barrier, rank);
+}
 void barrier_arrive_expect(Barrier* barrier, uint32_t bytes);
 void barrier_wait(const Barrier* barrier, uint32_t parity);
 inline void barrier_wait_cluster(const Barrier* barrier, uint32_t parity) {

@@ -23,6 +23,13 @@ HOPPER_DEVICE void barrier_arrive_at(Barrier* barrier, int rank) {
   asm volatile("mapa.shared::cluster.u32 %0, %1, %2;" : "=r"(remote) : "r"(shared_address(barrier)), "r"(rank));
   asm volatile("mbarrier.arrive.release.cluster.shared::cluster.b64 _, [%0];" ::"r"(remote) : "memory");
 }
+// The same for a stage that the copy engine alone fills and the tensor cores alone read (wgmma_wait came before): orders none of
+// this thread's own reads and writes, which across a cluster takes a fence of the whole GPU. barrier_wait receives it.
+HOPPER_DEVICE void barrier_give_back_at(Barrier* barrier, int rank) {
+  uint32_t remote;
+  asm volatile("mapa.shared::cluster.u32 %0, %1, %2;" : "=r"(remote) : "r"(shared_address(barrier)), "r"(rank));
+  asm volatile("mbarrier.arrive.shared::cluster.b64 _, [%0];" ::"r"(remote) : "memory");
+}
 // Arrives, and makes the phase wait for `bytes` more.
 HOPPER_DEVICE void barrier_arrive_expect(Barrier* barrier, uint32_t bytes) {
   asm volatile("mbarrier.arrive.expect_tx.shared::cta.b64 _, [%0], %1;" ::"r"(shared_address(barrier)), "r"(bytes) : "memory");
@@ -39,7 +46,7 @@ HOPPER_DEVICE void barrier_wait(const Barrier* barrier, uint32_t parity) {
       "r"(parity)
       : "memory");
 }
-// The same across a cluster: sees what threads of other blocks wrote before they arrived.
+// The same across a cluster: sees what threads of other blocks wrote before they arrived. Empties the first-level cache.
 HOPPER_DEVICE void barrier_wait_cluster(const Barrier* barrier, uint32_t parity) {
   asm volatile(
       "{\n.reg .pred done;\n"

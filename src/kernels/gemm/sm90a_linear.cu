@@ -98,7 +98,7 @@ HOPPER_DEVICE void fetch(const LinearJob<kMost>& job, LinearShared<kRows, kColum
   while (tiles.next(tile)) {
     tma_prefetch(&tile.problem->c);
     for (int k = 0; k < job.k; k += kDepth, ring.next()) {
-      wait_until_empty<cluster_of(kShare)>(&shared.empty[ring.stage], ring.parity);
+      wait_until_empty(&shared.empty[ring.stage], ring.parity);
       Barrier* full = &shared.full[ring.stage];
       barrier_arrive_expect(full, C::kBytesA + C::kBytesB);
       fetch_codes<kShare == Share::kA, kRows>(&tile.problem->a, shared.a[ring.stage], full, k, tile.row);

@@ -22,22 +22,20 @@ struct Ring {
   }
 };
 
-template <int kCluster>
+// Also where blocks of a cluster share: only the tensor cores have read what the copy engine overwrites now, so that no thread's
+// memory needs ordering. (barrier_wait_cluster would empty the first-level cache, which holds the scales, at every step.)
 HOPPER_DEVICE void wait_until_empty(const Barrier* empty, uint32_t parity) {
-  if constexpr (kCluster == 1)
-    barrier_wait(empty, parity ^ 1);
-  else
-    barrier_wait_cluster(empty, parity ^ 1);
+  barrier_wait(empty, parity ^ 1);
 }
 
-// A warp has read a stage: said to its own block and to the cluster's other one, whose copies come here too.
+// The tensor cores have read a stage (wgmma_wait) for this warp: said to its own block and to the cluster's other one, whose copies come here too.
 template <int kCluster>
 HOPPER_DEVICE void release(Barrier* empty) {
   sync_warp();
   if (kCluster == 1) {
     if (lane_index() == 0) barrier_arrive(empty);
   } else if (lane_index() < kCluster) {
-    barrier_arrive_at(empty, lane_index());
+    barrier_give_back_at(empty, lane_index());
   }
 }
 
