@@ -10,8 +10,9 @@
 namespace rorqual {
 
 // C = A·Bᵀ of E4M3 operands: A with a scale per 128 of a row, weights in Layout::kRows. Per 128 of K the tensor cores' sum from
-// zero (13 fraction bits), times (scale of a · scale of b), added in FP32, ascending; then rounded once to C's type, or added
-// to what C holds (F32: denormal results are zero). Problems of one shape are one launch, whatever memory they lie in.
+// zero (13 fraction bits), times (scale of a · scale of b), added in FP32, ascending: the same under both scale rules. Then
+// rounded once to C's type, or added to what C holds (F32: denormal results are zero). Problems of one shape are one launch,
+// whatever memory they lie in; their elements of C must not be each other's. More rows in use than a problem has are all.
 // Alignment: codes and C to 16 bytes; strides of codes and of C are multiples of 16 bytes; k is one of 16.
 std::string refuse_linear_sm90a(const LinearArgs& args);
 void linear_sm90a(const LinearArgs& args, const Stream& stream);

@@ -44,7 +44,7 @@ struct Tile {
   int row = 0, column = 0;
 };
 
-// All tiles of all problems in order, this block's every (clusters of the grid)-th. Inside a problem in bands of kBand rows of
+// All tiles of all problems in order, this block's every (clusters of the grid)-th. Inside a problem in bands of 16 rows of
 // tiles, so that blocks that run together read the same operands.
 template <int kRows, int kColumns, Share kShare, int kMost>
 class Tiles {
@@ -55,7 +55,7 @@ class Tiles {
   HOPPER_DEVICE bool next(Tile& tile) {
     for (; problem_ < job_.problems; ++problem_) {
       const LinearJobProblem& p = job_.problem[problem_];
-      const int m = p.rows_in_use == nullptr ? p.m : load(p.rows_in_use);
+      const int counted = p.rows_in_use == nullptr ? p.m : load(p.rows_in_use), m = counted < p.m ? counted : p.m;
       const int rows = divided(m, kRows * kUnitRows), place = unit_ - first_;
       if (place < rows * columns_) {
         tile = at(place, rows);
@@ -70,8 +70,9 @@ class Tiles {
   }
 
  private:
-  static constexpr int kCluster = cluster_of(kShare), kBand = 16;
+  static constexpr int kCluster = cluster_of(kShare);
   static constexpr int kUnitRows = kShare == Share::kB ? 2 : 1, kUnitColumns = kShare == Share::kA ? 2 : 1;
+  static constexpr int kBand = 16 / kUnitRows;  // in units: 132 blocks compute 16 by about 8 tiles, which is nearly square
   HOPPER_DEVICE static int divided(int size, int by) { return (size + by - 1) / by; }
   HOPPER_DEVICE Tile at(int place, int rows) const {
     const int top = place / (kBand * columns_) * kBand, within = place % (kBand * columns_);
@@ -178,16 +179,23 @@ HOPPER_DEVICE void sum_tile(float (&sum)[kColumns / 2], const Tile& tile, int n,
   }
 }
 
-// Adds what C holds, BF16.
+// Adds what C holds, BF16: a pair of columns a load. The second of an odd n's last pair lies behind the row, in the same 16
+// bytes; it changes a sum that is not stored.
 template <int kColumns>
 HOPPER_DEVICE void add_old(float (&sum)[kColumns / 2], const Tile& tile, int n, int first_row, int thread) {
+  const uint16_t* old[2];
+  HOPPER_UNROLL
+  for (int r = 0; r < 2; ++r) {
+    const int row = first_row + fragment_row(thread, 2 * r);
+    old[r] = row < tile.rows ? tile.problem->old_c + row * tile.problem->c_stride : nullptr;
+  }
   HOPPER_UNROLL
   for (int i = 0; i < kColumns / 2; i += 2) {
-    const int row = first_row + fragment_row(thread, i), column = tile.column + fragment_column(thread, i);
-    if (row >= tile.rows || column >= n) continue;
-    const uint16_t* at = tile.problem->old_c + row * tile.problem->c_stride + column;
-    sum[i] += from_bf16(at[0]);
-    if (column + 1 < n) sum[i + 1] += from_bf16(at[1]);
+    const uint16_t* row = old[i % 4 / 2];
+    const int column = tile.column + fragment_column(thread, i);
+    const uint32_t pair = row != nullptr && column < n ? *reinterpret_cast<const uint32_t*>(row + column) : 0;
+    sum[i] += bf16_low(pair);
+    sum[i + 1] += bf16_high(pair);
   }
 }
 

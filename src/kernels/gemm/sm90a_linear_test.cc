@@ -104,18 +104,17 @@ class Problems {
   }
   int64_t total() const { return begin_of(rows_.size()); }
 
-  // C after one call, as floats, gaps and all.
-  std::vector<float> run() {
+  // What linear takes, in device memory that this object owns.
+  std::vector<LinearProblem> upload() {
     a_.upload();
     for (Codes& b : b_) b.upload();
-    const DeviceBuffer counts = to_device(options_.rows_in_use);
-    const bool bf16 = options_.out == DType::kBF16;
+    counts_ = to_device(options_.rows_in_use);
     std::vector<Bf16> narrow;
     for (const float x : before_) narrow.emplace_back(x);
-    const DeviceBuffer c = bf16 ? to_device(narrow) : to_device(before_);
+    c_ = options_.out == DType::kBF16 ? to_device(narrow) : to_device(before_);
     const ScaledTensor a(Tensor(a_.device_codes.data(), DType::kE4M3, total(), k_, a_.pitch),
                          Tensor(a_.device_scales.as<float>() + 1, DType::kF32, total(), scale_groups(k_), a_.scale_pitch));
-    const Tensor all(c.data(), options_.out, total(), n_, c_pitch_);
+    const Tensor c(c_.data(), options_.out, total(), n_, c_pitch_);
     std::vector<LinearProblem> list;
     for (size_t p = 0; p < rows_.size(); ++p)
       list.push_back({a.row_range(begin_of(p), rows_[p]),
@@ -125,17 +124,36 @@ class Problems {
                        .k = k_,
                        .scale = b_[p].device_scales.as<float>() + 1,
                        .layout = PackedWeight::Layout::kRows},
-                      all.row_range(begin_of(p), rows_[p]),
-                      options_.rows_in_use.empty() ? nullptr : counts.as<int32_t>() + p});
+                      c.row_range(begin_of(p), rows_[p]),
+                      options_.rows_in_use.empty() ? nullptr : counts_.as<int32_t>() + p});
+    return list;
+  }
+  // C as floats, gaps and all.
+  std::vector<float> result() const {
+    if (options_.out == DType::kF32) return to_host<float>(c_);
+    std::vector<float> out;
+    for (const Bf16 x : to_host<Bf16>(c_)) out.push_back(static_cast<float>(x));
+    return out;
+  }
+  std::vector<float> run() {
+    const std::vector<LinearProblem> list = upload();
     const LinearArgs args{.problems = list, .accumulate = options_.accumulate, .scales = options_.rule};
     if (options_.tile != nullptr)
       gemm::linear_with_tile(args, *options_.tile, Stream::on_device());
     else
       linear_sm90a(args, Stream::on_device());
-    if (!bf16) return to_host<float>(c);
-    std::vector<float> out;
-    for (const Bf16 x : to_host<Bf16>(c)) out.push_back(static_cast<float>(x));
-    return out;
+    return result();
+  }
+  int64_t used(size_t p) const {
+    return options_.rows_in_use.empty() ? rows_[p] : std::min<int64_t>(rows_[p], options_.rows_in_use[p]);
+  }
+  // NaN in all that a problem's rows beyond those in use hold.
+  void poison_unused() {
+    for (size_t p = 0; p < rows_.size(); ++p)
+      for (int64_t r = begin_of(p) + used(p); r < begin_of(p) + rows_[p]; ++r) {
+        std::fill_n(&a_.codes[static_cast<size_t>(r * a_.pitch)], k_, kNanCode);
+        for (int64_t g = 0; g < scale_groups(k_); ++g) a_.scale(r, g) = kNan;
+      }
   }
 
   ExpectedSum expected(size_t p, int64_t row, int64_t column) {
@@ -152,9 +170,8 @@ class Problems {
   }
 
   void expect_right(const std::vector<float>& got) {
-    for (size_t p = 0; p < rows_.size(); ++p) {
-      const int64_t used = options_.rows_in_use.empty() ? rows_[p] : options_.rows_in_use[p];
-      for (int64_t row = 0; row < used; ++row)
+    for (size_t p = 0; p < rows_.size(); ++p)
+      for (int64_t row = 0; row < used(p); ++row)
         for (int64_t j = 0; j < n_; ++j) {
           const ExpectedSum want = expected(p, row, j);
           const float value = got[static_cast<size_t>((begin_of(p) + row) * c_pitch_ + j)];
@@ -167,7 +184,6 @@ class Problems {
             ASSERT_EQ(value, want.model) << where();
           }
         }
-    }
     for (int64_t r = 0; r < total(); ++r)
       for (int64_t j = n_; j < c_pitch_; ++j)
         ASSERT_TRUE(std::isnan(got[static_cast<size_t>(r * c_pitch_ + j)])) << "behind row " << r;
@@ -182,11 +198,13 @@ class Problems {
   std::vector<Codes> b_;
   int64_t c_pitch_;
   std::vector<float> before_;
+  DeviceBuffer counts_, c_;
 };
 
 void expect_right(int64_t n, int64_t k, std::vector<int64_t> rows, const Options& options = {}) {
   SCOPED_TRACE(fmt::format("n {}, k {}, {} problems of {} rows …", n, k, rows.size(), rows.empty() ? 0 : rows[0]));
   Problems problems(n, k, std::move(rows), options);
+  problems.poison_unused();
   problems.expect_right(problems.run());
 }
 
@@ -260,6 +278,22 @@ TEST_F(LinearSm90a, OnlyTheDeviceKnowsHowManyRowsCount) {
   expect_right(40, 144, {64, 64, 64, 64}, {.rows_in_use = {0, 1, 64, 17}});
   expect_right(40, 144, {200, 200}, {.out = DType::kF32, .rows_in_use = {130, 0}});
   expect_right(24, 32, {16, 16}, {.rows_in_use = {0, 0}});
+  expect_right(24, 32, {16, 70}, {.rows_in_use = {17, 1000}});
+  for (const DType out : {DType::kBF16, DType::kF32})
+    expect_right(40, 144, {64, 20}, {.out = out, .accumulate = true, .rows_in_use = {3, 20}});
+}
+
+TEST_F(LinearSm90a, ProblemsOfAnyShapesAndPlaces) {
+  std::vector<Problems> all;
+  all.emplace_back(40, 144, std::vector<int64_t>{5, 0, 66});
+  all.emplace_back(24, 144, std::vector<int64_t>{3});
+  all.emplace_back(40, 32, std::vector<int64_t>{130, 1});
+  all.emplace_back(40, 144, std::vector<int64_t>{7});
+  std::vector<LinearProblem> list;
+  for (Problems& problems : all)
+    for (const LinearProblem& p : problems.upload()) list.push_back(p);
+  linear_sm90a({.problems = list}, Stream::on_device());
+  for (Problems& problems : all) problems.expect_right(problems.result());
 }
 
 TEST_F(LinearSm90a, ARowsBitsAreItsOwn) {

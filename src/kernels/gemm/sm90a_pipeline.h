@@ -22,13 +22,15 @@ struct Ring {
   }
 };
 
-// Also where blocks of a cluster share: only the tensor cores have read what the copy engine overwrites now, so that no thread's
-// memory needs ordering. (barrier_wait_cluster would empty the first-level cache, which holds the scales, at every step.)
+// Also where blocks of a cluster share: only the tensor cores have read what the copy engine overwrites now, so that no
+// thread's memory needs ordering. (barrier_wait_cluster would empty the first-level cache, which holds the scales, at every
+// step.)
 HOPPER_DEVICE void wait_until_empty(const Barrier* empty, uint32_t parity) {
   barrier_wait(empty, parity ^ 1);
 }
 
-// The tensor cores have read a stage (wgmma_wait) for this warp: said to its own block and to the cluster's other one, whose copies come here too.
+// The tensor cores have read a stage (wgmma_wait) for this warp: said to its own block and to the cluster's other one, whose
+// copies come here too.
 template <int kCluster>
 HOPPER_DEVICE void release(Barrier* empty) {
   sync_warp();

@@ -5,6 +5,7 @@
 
 #include <algorithm>
 #include <ostream>
+#include <vector>
 
 #include "base/rng.h"
 
@@ -55,6 +56,35 @@ TEST(LinearTiles, SuitThePublishedShapes) {
     EXPECT_GT(linear_blocks(few, rows, n, kH100), 60) << n << ", " << k;
   }
   EXPECT_NE(dense(4096, 7168, 16384).share, Share::kNothing);
+}
+
+// The choices themselves, so that a change of the account shows where it leads. H800 and H100 have 132 multiprocessors.
+TEST(LinearTiles, OfThePublishedShapes) {
+  struct Choice {
+    int64_t problems, m, n, k;
+    LinearTile tile;
+  };
+  constexpr auto kNothing = Share::kNothing;
+  const Choice choices[] = {
+      {1, 64, 2112, 7168, {64, 16, kNothing}},      {1, 64, 24576, 1536, {64, 96, kNothing}},
+      {1, 64, 32768, 512, {64, 128, kNothing}},     {1, 64, 7168, 16384, {64, 64, kNothing}},
+      {1, 64, 4096, 7168, {64, 32, kNothing}},      {1, 64, 7168, 2048, {64, 64, kNothing}},
+      {1, 128, 2112, 7168, {64, 32, kNothing}},     {1, 128, 24576, 1536, {128, 128, Share::kA}},
+      {1, 128, 32768, 512, {128, 128, Share::kA}},  {1, 128, 7168, 16384, {128, 64, kNothing}},
+      {1, 128, 4096, 7168, {64, 64, kNothing}},     {1, 128, 7168, 2048, {128, 64, kNothing}},
+      {1, 4096, 2112, 7168, {128, 160, Share::kB}}, {1, 4096, 24576, 1536, {128, 160, Share::kB}},
+      {1, 4096, 32768, 512, {128, 160, Share::kB}}, {1, 4096, 7168, 16384, {128, 160, Share::kB}},
+      {1, 4096, 4096, 7168, {128, 160, Share::kB}}, {1, 4096, 7168, 2048, {128, 160, Share::kB}},
+      {4, 8192, 4096, 7168, {128, 160, Share::kB}}, {4, 8192, 7168, 2048, {128, 160, Share::kB}},
+      {8, 4096, 4096, 7168, {128, 160, Share::kB}}, {8, 4096, 7168, 2048, {128, 160, Share::kB}},
+      {1, 1024, 4096, 7168, {128, 128, Share::kB}}, {1, 1024, 7168, 2048, {128, 160, Share::kB}},
+      {2, 512, 4096, 7168, {128, 128, Share::kB}},  {2, 512, 7168, 2048, {128, 160, Share::kB}},
+      {4, 256, 4096, 7168, {128, 128, Share::kB}},  {4, 256, 7168, 2048, {128, 160, Share::kB}},
+  };
+  for (const Choice& c : choices) {
+    const std::vector<int64_t> rows(static_cast<size_t>(c.problems), c.m);
+    EXPECT_EQ(choose_linear_tile(rows, c.n, c.k, kH100), c.tile) << c.problems << "×" << c.m << ", " << c.n << ", " << c.k;
+  }
 }
 
 }  // namespace
