@@ -190,7 +190,12 @@ void multicast_kernel(HOPPER_PARAMETER TensorMap from, uint8_t* out) {
     for (uint32_t i = static_cast<uint32_t>(thread_index()); i < kBytes; i += 128)
       out[(round * 2 + static_cast<uint32_t>(cluster_rank())) * kBytes + i] = tile[i];
     sync_threads();
-    if (thread_index() == 0) barrier_arrive_at(empty, 0);
+    if (thread_index() == 0) {
+      if (round % 2 == 0)
+        barrier_arrive_at(empty, 0);
+      else
+        barrier_give_back_at(empty, 0);
+    }
   }
   sync_cluster();  // nobody leaves while others still arrive at it
 }

@@ -179,7 +179,7 @@ class Problems {
             return fmt::format("element [{}, {}] of problem {}: [{}, {}] · [{}, {}]ᵀ", row, j, p, rows_[p], k_, n_, k_);
           };
           ASSERT_NEAR(static_cast<double>(value), want.sum, want.bound) << where();
-          ASSERT_LT(want.bound, 0.06 * (want.size + std::abs(want.sum)) + 1e-6) << "a bound that proves nothing: " << where();
+          ASSERT_LT(want.bound, 0.02 * (want.size + std::abs(want.sum)) + 1e-6) << "a bound that proves nothing: " << where();
           if (hopper::is_emulated()) {
             ASSERT_EQ(value, want.model) << where();
           }
