@@ -23,8 +23,8 @@ HOPPER_DEVICE void barrier_arrive_at(Barrier* barrier, int rank) {
   asm volatile("mapa.shared::cluster.u32 %0, %1, %2;" : "=r"(remote) : "r"(shared_address(barrier)), "r"(rank));
   asm volatile("mbarrier.arrive.release.cluster.shared::cluster.b64 _, [%0];" ::"r"(remote) : "memory");
 }
-// The same for a stage that the copy engine alone fills and the tensor cores alone read (wgmma_wait came before): orders none
-// of this thread's own reads and writes, which across a cluster takes a fence of the whole GPU. barrier_wait receives it.
+// The same, but orders this thread's reads and writes for its own block alone; for other blocks that takes a fence of the whole
+// GPU. Enough to give back a stage that copy engines fill and tensor cores read (after wgmma_wait). barrier_wait receives it.
 HOPPER_DEVICE void barrier_give_back_at(Barrier* barrier, int rank) {
   uint32_t remote;
   asm volatile("mapa.shared::cluster.u32 %0, %1, %2;" : "=r"(remote) : "r"(shared_address(barrier)), "r"(rank));

@@ -84,12 +84,9 @@ struct Tiles {
   }
 };
 
-template <int kCluster>
+// Also where a cluster shares operands: the copies of the other block touch what tensor cores read, never the scales.
 HOPPER_DEVICE void wait_until_empty(const Ring& ring) {
-  if constexpr (kCluster == 1)
-    barrier_wait(&shared().empty[ring.stage], ring.parity ^ 1);
-  else
-    barrier_wait_cluster(&shared().empty[ring.stage], ring.parity ^ 1);
+  barrier_wait(&shared().empty[ring.stage], ring.parity ^ 1);
 }
 
 // One operand's 128 rows of a stage; if the cluster shares them, each block brings half for both.
@@ -114,7 +111,7 @@ HOPPER_DEVICE void fetch_codes(const GradientJob<kMost>& job) {
     tma_prefetch(&problem.c);
     const int blocks = static_cast<int>(problem.blocks);
     for (int block = 0; block < blocks; ++block, ring.next()) {
-      wait_until_empty<Tiles<kShare>::kCluster>(ring);
+      wait_until_empty(ring);
       Barrier* full = &shared().full[ring.stage];
       barrier_arrive_expect(full, 2 * kCodeBytes);
       load_codes<kShare == GradientShare::kA>(&problem.a, shared().a[ring.stage], full, block * kTokens, tile.row);
@@ -153,7 +150,7 @@ HOPPER_DEVICE void fetch_scales(const GradientJob<kMost>& job, int turn) {
       float a[kScalesPerLane], b[kScalesPerLane];
       load_scales(a, problem.scale_a + block * problem.scale_a_stride, tile.row, job.n);
       load_scales(b, problem.scale_b + block * problem.scale_b_stride, tile.column, job.k);
-      wait_until_empty<Tiles<kShare>::kCluster>(ring);
+      wait_until_empty(ring);
       store_scales(shared().scale_a[ring.stage], a);
       store_scales(shared().scale_b[ring.stage], b);
       sync_warp();
@@ -169,7 +166,7 @@ HOPPER_DEVICE void release(int stage) {
   if (kCluster == 1) {
     if (lane_index() == 0) barrier_arrive(&shared().empty[stage]);
   } else if (lane_index() < kCluster) {
-    barrier_arrive_at(&shared().empty[stage], lane_index());
+    barrier_give_back_at(&shared().empty[stage], lane_index());
   }
 }
 

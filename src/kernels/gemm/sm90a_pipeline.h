@@ -22,9 +22,9 @@ struct Ring {
   }
 };
 
-// Also where blocks of a cluster share: only the tensor cores have read what the copy engine overwrites now, so that no
-// thread's memory needs ordering. (barrier_wait_cluster would empty the first-level cache, which holds the scales, at every
-// step.)
+// Also where blocks of a cluster share: of the other block only the tensor cores have read what the copy engine overwrites now,
+// so that no thread's memory needs ordering between the two. (barrier_wait_cluster would empty the first-level cache, which
+// holds scales, at every step.)
 HOPPER_DEVICE void wait_until_empty(const Barrier* empty, uint32_t parity) {
   barrier_wait(empty, parity ^ 1);
 }
