@@ -103,8 +103,9 @@ void launch(const LinearArgs& args, Problems problems, const LinearTile* forced,
   const int64_t n = problems[0]->b.n, k = problems[0]->b.k;
   std::vector<int64_t> rows;
   for (const LinearProblem* p : problems) rows.push_back(p->a.rows());
+  const bool counted = std::any_of(problems.begin(), problems.end(), [](const auto* p) { return p->rows_in_use != nullptr; });
   const int multiprocessors = hopper::device_info().multiprocessors;
-  const LinearTile tile = forced != nullptr ? *forced : gemm::choose_linear_tile(rows, n, k, multiprocessors);
+  const LinearTile tile = forced != nullptr ? *forced : gemm::choose_linear_tile(rows, n, k, multiprocessors, counted);
   LinearJob<kMost> job{};
   job.problems = static_cast<int32_t>(problems.size());
   job.n = static_cast<int32_t>(n);

@@ -50,11 +50,12 @@ std::span<const LinearTile> linear_tiles() {
   return kTiles;
 }
 
-LinearTile choose_linear_tile(std::span<const int64_t> rows, int64_t n, int64_t k, int multiprocessors) {
+LinearTile choose_linear_tile(std::span<const int64_t> rows, int64_t n, int64_t k, int multiprocessors, bool counted) {
   CHECK(multiprocessors > 1 && n > 0, "{} columns on {} multiprocessors", n, multiprocessors);
   LinearTile best;
   double least = 0;
   for (const LinearTile& tile : kTiles) {
+    if (counted && tile.share == Share::kB) continue;
     const int64_t clusters = multiprocessors / cluster_of(tile.share);
     const double waves = static_cast<double>(divided(units(tile, rows, n), clusters));
     const double clocks = waves * (static_cast<double>(divided(k, 128)) * step_clocks(tile) + kTile);

@@ -24,8 +24,9 @@ struct LinearTile {
 std::span<const LinearTile> linear_tiles();
 
 // The least time by a simple account of a tile's steps: tensor cores, promotion, bytes from the second-level cache; times the
-// waves of tiles over the multiprocessors. `rows` of each problem, all [m, k] · [n, k]ᵀ.
-LinearTile choose_linear_tile(std::span<const int64_t> rows, int64_t n, int64_t k, int multiprocessors);
+// waves of tiles over the multiprocessors. `rows` of each problem, all [m, k] · [n, k]ᵀ. `counted`: only the device knows how
+// many of them are in use; few, perhaps, so that a cluster's second tile along m would often be empty.
+LinearTile choose_linear_tile(std::span<const int64_t> rows, int64_t n, int64_t k, int multiprocessors, bool counted = false);
 
 // Blocks of the grid: one per multiprocessor, or per tile if those are fewer; a multiple of the cluster.
 int linear_blocks(const LinearTile& tile, std::span<const int64_t> rows, int64_t n, int multiprocessors);
