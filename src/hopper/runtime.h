@@ -4,6 +4,7 @@
 
 #include <cstddef>
 #include <cstdint>
+#include <functional>
 #include <memory>
 #include <string>
 
@@ -54,6 +55,23 @@ void restart_schedule();
 
 // Waits for all work of the device; an Error names what went wrong in a kernel.
 void synchronise();
+
+// Queues a copy between two places of device memory.
+void copy_on_device(void* to, const void* from, size_t bytes, DeviceStream stream = nullptr);
+
+// Launches recorded once, run again for the CPU's price of one. `record` gets the stream to queue them on; it must not wait.
+// Kernels must have run before (loading code is no part of a recording).
+class Graph {
+ public:
+  explicit Graph(const std::function<void(DeviceStream)>& record);
+  ~Graph();
+  Graph(const Graph&) = delete;
+  Graph& operator=(const Graph&) = delete;
+  void launch(DeviceStream stream = nullptr) const;
+
+ private:
+  void* recorded_ = nullptr;
+};
 
 // Milliseconds between two points of a stream.
 class Timer {

@@ -104,6 +104,52 @@ void synchronise() {
   check(cudaDeviceSynchronize(), "a kernel failed");
 }
 
+void copy_on_device(void* to, const void* from, size_t bytes, DeviceStream stream) {
+  check(cudaMemcpyAsync(to, from, bytes, cudaMemcpyDeviceToDevice, static_cast<cudaStream_t>(stream)), "a copy");
+}
+
+namespace {
+
+// The stream that launches are recorded on.
+struct Recorder {
+  cudaStream_t stream = nullptr;
+  Recorder() {
+    check(cudaStreamCreateWithFlags(&stream, cudaStreamNonBlocking), "a stream");
+    check(cudaStreamBeginCapture(stream, cudaStreamCaptureModeRelaxed), "recording");
+  }
+  ~Recorder() {
+    cudaGraph_t left = nullptr;  // by an exception
+    if (recording && cudaStreamEndCapture(stream, &left) == cudaSuccess && left != nullptr) cudaGraphDestroy(left);
+    cudaStreamDestroy(stream);
+  }
+  cudaGraph_t end() {
+    cudaGraph_t graph = nullptr;
+    recording = false;
+    check(cudaStreamEndCapture(stream, &graph), "recording launches");
+    return graph;
+  }
+
+ private:
+  bool recording = true;
+};
+
+}  // namespace
+
+Graph::Graph(const std::function<void(DeviceStream)>& record) {
+  Recorder recorder;
+  record(recorder.stream);
+  cudaGraph_t graph = recorder.end();
+  const cudaError_t error = cudaGraphInstantiate(reinterpret_cast<cudaGraphExec_t*>(&recorded_), graph, 0);
+  cudaGraphDestroy(graph);
+  check(error, "a graph of launches");
+}
+Graph::~Graph() {
+  cudaGraphExecDestroy(static_cast<cudaGraphExec_t>(recorded_));
+}
+void Graph::launch(DeviceStream stream) const {
+  check(cudaGraphLaunch(static_cast<cudaGraphExec_t>(recorded_), static_cast<cudaStream_t>(stream)), "a graph of launches");
+}
+
 Timer::Timer() {
   check(cudaEventCreate(reinterpret_cast<cudaEvent_t*>(&start_)), "an event");
   check(cudaEventCreate(reinterpret_cast<cudaEvent_t*>(&stop_)), "an event");
