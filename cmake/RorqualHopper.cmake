@@ -1,5 +1,6 @@
 # Code for Hopper GPUs: src/hopper and the files sm90a*.cu, sm90a*.cc beside the other kernels. Built twice:
 #   hopper_emulated_test   the tests, device code run by the emulator: on every machine
+#   hopper_emulated_bench  the benchmarks likewise, at sizes that show no more than that they run
 #   hopper_test            the same tests on a GPU (skipped where there is none), and those of *_cuda.cc: where nvcc is
 #   hopper_bench           their benchmarks: where nvcc is
 # RORQUAL_CUDA: AUTO (if nvcc is found), ON (nvcc must be there), OFF.
@@ -49,6 +50,13 @@ if(RORQUAL_TESTS)
   target_link_libraries(hopper_emulated_test PRIVATE hopper_emulated GTest::gtest GTest::gmock GTest::gtest_main)
   gtest_discover_tests(hopper_emulated_test WORKING_DIRECTORY ${CMAKE_SOURCE_DIR} DISCOVERY_TIMEOUT 60 TEST_PREFIX "hopper_emulated."
                        PROPERTIES TIMEOUT 600)
+  if(RORQUAL_BENCH AND hopper_benches)
+    find_package(benchmark REQUIRED)
+    add_executable(hopper_emulated_bench ${hopper_benches})
+    target_link_libraries(hopper_emulated_bench PRIVATE hopper_emulated benchmark::benchmark benchmark::benchmark_main)
+    add_test(NAME hopper_emulated.benches COMMAND hopper_emulated_bench)
+    set_tests_properties(hopper_emulated.benches PROPERTIES FAIL_REGULAR_EXPRESSION "ERROR OCCURRED" TIMEOUT 600)
+  endif()
 endif()
 
 if(RORQUAL_CUDA STREQUAL AUTO)
