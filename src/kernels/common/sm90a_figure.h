@@ -10,6 +10,7 @@
 
 #include <algorithm>
 #include <functional>
+#include <memory>
 #include <string>
 #include <utility>
 #include <vector>
@@ -152,6 +153,27 @@ inline void add_figure(const std::string& name, std::function<void(Figure&)> bod
 // A size on a GPU, and the one that the emulator can bear (a check that the figure runs; its times mean nothing).
 inline int64_t sized(int64_t on_gpu, int64_t emulated) {
   return hopper::is_emulated() ? std::min(on_gpu, emulated) : on_gpu;
+}
+
+// One call on one set of inputs, and why it cannot be run, or "".
+struct Pass {
+  std::string refusal;
+  std::function<void(const Stream& stream)> run;
+};
+template <class Args>
+Pass pass_of(std::string (*refuse)(const Args&), void (*run)(const Args&, const Stream&), const Args& args) {
+  return {refuse(args), [=](const Stream& stream) { run(args, stream); }};
+}
+
+// Registers a figure of a pass over memory that moves `bytes`; `make` makes one set of inputs.
+inline void add_pass_figure(const std::string& name, int64_t bytes, std::function<Pass(DeviceMemory&)> make) {
+  add_figure(name, [=](Figure& figure) {
+    figure.set_work({.bytes = static_cast<double>(bytes)}, bytes);
+    auto sets = std::make_shared<std::vector<Pass>>();
+    for (int set = 0; set < figure.set_count(); ++set) sets->push_back(make(figure.memory));
+    figure.add("ours", sets->front().refusal,
+               [=](int set, const Stream& stream) { (*sets)[static_cast<size_t>(set)].run(stream); });
+  });
 }
 
 }  // namespace rorqual::testing

@@ -1,0 +1,102 @@
+// The FP8 products at the shapes whose speed on H800 was published (specification §2.4), dense, grouped and masked, each by
+// turns with cuBLASLt's FP8 of the same scales and with BF16. FLOPs: 2·M·N·K; bytes: operands and result once, without scales,
+// as published.
+#include <fmt/format.h>
+
+#include <optional>
+
+#include "kernels/common/sm90a_figure.h"
+#include "kernels/gemm/sm90a.h"
+#include "kernels/gemm/sm90a_peers_bench.h"
+
+namespace rorqual {
+namespace {
+
+using ::rorqual::testing::add_figure;
+using ::rorqual::testing::DeviceMemory;
+using ::rorqual::testing::Figure;
+using ::rorqual::testing::sized;
+
+struct Shape {
+  int64_t groups, m, n, k;
+  bool masked = false;
+};
+
+// One set of operands: `groups` weights, and the rows of all groups in one matrix.
+struct Operands {
+  ScaledTensor a;
+  Tensor b, b_scale, c;
+  std::vector<LinearProblem> problems;
+};
+
+// Masked: every group has room for twice its rows.
+Operands make_operands(DeviceMemory& memory, const Shape& s, DType dtype, ScaleRule rule) {
+  const int64_t room = s.masked ? 2 * s.m : s.m;
+  const bool fp8 = dtype == DType::kE4M3;
+  Operands o;
+  o.a = fp8 ? memory.codes(s.groups * room, s.k, ScaledTensor::Group::kRow, rule) : memory.random(dtype, s.groups * room, s.k);
+  o.b = memory.random(dtype, s.groups * s.n, s.k);
+  o.c = memory.blank(DType::kBF16, s.groups * room, s.n);
+  const int32_t* rows_in_use = nullptr;
+  if (s.masked) rows_in_use = memory.values(std::vector<int32_t>(static_cast<size_t>(s.groups), static_cast<int32_t>(s.m)));
+  const int64_t scales = PackedWeight::scale_count(s.n, s.k);
+  if (fp8) o.b_scale = memory.scales(1, (s.groups * scales + 3) / 4 * 4, rule);
+  for (int64_t g = 0; g < s.groups; ++g) {
+    PackedWeight weight{o.b.row_range(g * s.n, s.n).data, dtype, s.n, s.k};
+    weight.layout = PackedWeight::Layout::kRows;
+    if (fp8) weight.scale = o.b_scale.ptr<float>() + g * scales;
+    o.problems.push_back({o.a.row_range(g * room, room), weight, o.c.row_range(g * room, room),
+                          rows_in_use == nullptr ? nullptr : rows_in_use + g});
+  }
+  return o;
+}
+
+LinearArgs args_of(const Operands& o, ScaleRule rule) {
+  return {.problems = o.problems, .scales = rule};
+}
+
+void linear_figure(Figure& figure, Shape s, ScaleRule rule) {
+  s = {sized(s.groups, 2), sized(s.m, 64), sized(s.n, 192), sized(s.k, 256), s.masked};
+  const auto macs = static_cast<double>(s.groups * s.m * s.n * s.k);
+  const int64_t bytes = s.groups * (s.m * s.k + s.n * s.k + 2 * s.m * s.n);
+  figure.set_work({.flops = 2 * macs, .bytes = static_cast<double>(bytes)}, bytes);
+  auto fp8 = std::make_shared<std::vector<Operands>>(), bf16 = std::make_shared<std::vector<Operands>>();
+  for (int set = 0; set < figure.set_count(); ++set) {
+    fp8->push_back(make_operands(figure.memory, s, DType::kE4M3, rule));
+    bf16->push_back(make_operands(figure.memory, s, DType::kBF16, rule));
+  }
+  figure.add("ours", refuse_linear_sm90a(args_of(fp8->front(), rule)),
+             [=](int set, const Stream& stream) { linear_sm90a(args_of((*fp8)[static_cast<size_t>(set)], rule), stream); });
+  if (s.masked) return;
+  add_fp8_peer(figure, s.groups, s.m, s.n, s.k);
+  figure.add("cublaslt_bf16", refuse_linear_sm90a(args_of(bf16->front(), rule)),
+             [=](int set, const Stream& stream) { linear_sm90a(args_of((*bf16)[static_cast<size_t>(set)], rule), stream); });
+}
+
+struct Weight {
+  int64_t n, k;
+};
+constexpr Weight kDense[] = {{2112, 7168}, {24576, 1536}, {32768, 512}, {7168, 16384}, {4096, 7168}, {7168, 2048}};
+constexpr Weight kExperts[] = {{4096, 7168}, {7168, 2048}};
+
+void add(const char* kind, const Shape& s, ScaleRule rule = ScaleRule::kFp32) {
+  const std::string shape = s.groups == 1 && !s.masked ? fmt::format("{}x{}/m{}", s.n, s.k, s.m)
+                                                       : fmt::format("{}x{}/{}x{}", s.n, s.k, s.groups, s.m);
+  add_figure(fmt::format("{}/{}{}", kind, shape, rule == ScaleRule::kPow2 ? "/pow2" : ""),
+             [=](Figure& figure) { linear_figure(figure, s, rule); });
+}
+
+const bool kRegistered = [] {
+  for (const int64_t m : {64, 128, 4096})
+    for (const auto& [n, k] : kDense) add("fp8_linear", {1, m, n, k});
+  add("fp8_linear", {1, 4096, 4096, 7168}, ScaleRule::kPow2);
+  for (const auto& [n, k] : kExperts) {
+    add("fp8_grouped", {4, 8192, n, k});
+    add("fp8_grouped", {8, 4096, n, k});
+    for (const int64_t groups : {1, 2, 4}) add("fp8_masked", {groups, 1024 / groups, n, k, true});
+  }
+  return true;
+}();
+
+}  // namespace
+}  // namespace rorqual
