@@ -1,9 +1,11 @@
-// Weight gradients in FP8 over 4096 tokens of DeepSeek-V3's layers, and grouped over experts of 8192 rows, by turns with BF16.
-// FLOPs: 2·M·N·K; bytes: operands once, and C read and written.
+// Weight gradients in FP8 over 4096 tokens of DeepSeek-V3's layers, and grouped over experts of 8192 rows, by turns with
+// cuBLASLt's FP8 of the same scales (one call for each group) and with BF16. FLOPs: 2·M·N·K; bytes: operands once, and C read
+// and written.
 #include <fmt/format.h>
 
 #include "kernels/common/sm90a_figure.h"
 #include "kernels/gemm/sm90a.h"
+#include "kernels/gemm/sm90a_peers.h"
 
 namespace rorqual {
 namespace {
@@ -27,26 +29,30 @@ std::vector<WeightGradientProblem> make_problems(DeviceMemory& memory, const Sha
   return problems;
 }
 
+using Problems = std::vector<WeightGradientProblem>;
+
+WeightGradientArgs args_of(const Problems& problems) {
+  return {.problems = problems, .scales = ScaleRule::kFp32};
+}
+
 void gradient_figure(Figure& figure, Shape s) {
   s = {sized(s.groups, 2), sized(s.m, 256), sized(s.n, 128), sized(s.k, 128)};
   const int64_t bytes = s.groups * (s.m * (s.n + s.k) + 8 * s.n * s.k);
   figure.set_work({.flops = 2 * static_cast<double>(s.groups * s.m * s.n * s.k), .bytes = static_cast<double>(bytes)}, bytes);
-  using Sets = std::vector<std::vector<WeightGradientProblem>>;
-  auto fp8 = std::make_shared<Sets>(), bf16 = std::make_shared<Sets>();
-  for (int set = 0; set < figure.set_count(); ++set) {
-    fp8->push_back(make_problems(figure.memory, s, DType::kE4M3));
-    bf16->push_back(make_problems(figure.memory, s, DType::kBF16));
-  }
-  const auto add = [&](const char* name, const std::shared_ptr<Sets>& sets) {
-    const auto args_of = [](const std::vector<WeightGradientProblem>& problems) {
-      return WeightGradientArgs{.problems = problems, .scales = ScaleRule::kFp32};
-    };
-    figure.add(name, refuse_weight_gradient_sm90a(args_of(sets->front())), [=](int set, const Stream& stream) {
-      weight_gradient_sm90a(args_of((*sets)[static_cast<size_t>(set)]), stream);
-    });
-  };
-  add("ours", fp8);
-  add("cublaslt_bf16", bf16);
+  auto fp8 = std::make_shared<std::vector<Problems>>();
+  for (int set = 0; set < figure.set_count(); ++set) fp8->push_back(make_problems(figure.memory, s, DType::kE4M3));
+  figure.add("ours", refuse_weight_gradient_sm90a(args_of(fp8->front())),
+             [=](int set, const Stream& stream) { weight_gradient_sm90a(args_of((*fp8)[static_cast<size_t>(set)]), stream); });
+  if (!product_peers().weight_gradient) return;
+  figure.add("cublaslt_fp8", "", [=](int set, const Stream& stream) {
+    for (const WeightGradientProblem& p : (*fp8)[static_cast<size_t>(set)])
+      product_peers().fp8(p.a.codes, p.a.scales, p.b.codes, p.b.scales, p.c, false, true, stream);
+  });
+  auto bf16 = std::make_shared<std::vector<Problems>>();
+  for (int set = 0; set < figure.set_count(); ++set) bf16->push_back(make_problems(figure.memory, s, DType::kBF16));
+  figure.add("cublaslt_bf16", "", [=](int set, const Stream& stream) {
+    product_peers().weight_gradient(args_of((*bf16)[static_cast<size_t>(set)]), stream);
+  });
 }
 
 const bool kRegistered = [] {

@@ -3,11 +3,9 @@
 // as published.
 #include <fmt/format.h>
 
-#include <optional>
-
 #include "kernels/common/sm90a_figure.h"
 #include "kernels/gemm/sm90a.h"
-#include "kernels/gemm/sm90a_peers_bench.h"
+#include "kernels/gemm/sm90a_peers.h"
 
 namespace rorqual {
 namespace {
@@ -26,6 +24,7 @@ struct Shape {
 struct Operands {
   ScaledTensor a;
   Tensor b, b_scale, c;
+  Tensor a_scale_columns, b_scale_padded;  // as cuBLASLt wants them, of one group
   std::vector<LinearProblem> problems;
 };
 
@@ -55,22 +54,37 @@ LinearArgs args_of(const Operands& o, ScaleRule rule) {
   return {.problems = o.problems, .scales = rule};
 }
 
+// Dense products, or one call for each group.
+void add_cublaslt_fp8(Figure& figure, const Shape& s, const std::shared_ptr<std::vector<Operands>>& sets) {
+  const int64_t steps = scale_groups(s.k), padded_steps = (steps + 3) / 4 * 4;
+  for (Operands& o : *sets) {
+    o.a_scale_columns = figure.memory.scales(1, steps * s.m, ScaleRule::kFp32);
+    o.b_scale_padded = figure.memory.scales(1, scale_groups(s.n) * padded_steps, ScaleRule::kFp32);
+  }
+  figure.add("cublaslt_fp8", "", [=](int set, const Stream& stream) {
+    const Operands& o = (*sets)[static_cast<size_t>(set)];
+    for (int64_t g = 0; g < s.groups; ++g)
+      product_peers().fp8(o.a.codes.row_range(g * s.m, s.m), o.a_scale_columns, o.b.row_range(g * s.n, s.n), o.b_scale_padded,
+                          o.c.row_range(g * s.m, s.m), true, false, stream);
+  });
+}
+
 void linear_figure(Figure& figure, Shape s, ScaleRule rule) {
   s = {sized(s.groups, 2), sized(s.m, 64), sized(s.n, 192), sized(s.k, 256), s.masked};
   const auto macs = static_cast<double>(s.groups * s.m * s.n * s.k);
   const int64_t bytes = s.groups * (s.m * s.k + s.n * s.k + 2 * s.m * s.n);
   figure.set_work({.flops = 2 * macs, .bytes = static_cast<double>(bytes)}, bytes);
-  auto fp8 = std::make_shared<std::vector<Operands>>(), bf16 = std::make_shared<std::vector<Operands>>();
-  for (int set = 0; set < figure.set_count(); ++set) {
-    fp8->push_back(make_operands(figure.memory, s, DType::kE4M3, rule));
-    bf16->push_back(make_operands(figure.memory, s, DType::kBF16, rule));
-  }
+  auto fp8 = std::make_shared<std::vector<Operands>>();
+  for (int set = 0; set < figure.set_count(); ++set) fp8->push_back(make_operands(figure.memory, s, DType::kE4M3, rule));
   figure.add("ours", refuse_linear_sm90a(args_of(fp8->front(), rule)),
              [=](int set, const Stream& stream) { linear_sm90a(args_of((*fp8)[static_cast<size_t>(set)], rule), stream); });
-  if (s.masked) return;
-  add_fp8_peer(figure, s.groups, s.m, s.n, s.k);
-  figure.add("cublaslt_bf16", refuse_linear_sm90a(args_of(bf16->front(), rule)),
-             [=](int set, const Stream& stream) { linear_sm90a(args_of((*bf16)[static_cast<size_t>(set)], rule), stream); });
+  if (s.masked || !product_peers().linear) return;
+  add_cublaslt_fp8(figure, s, fp8);
+  auto bf16 = std::make_shared<std::vector<Operands>>();
+  for (int set = 0; set < figure.set_count(); ++set) bf16->push_back(make_operands(figure.memory, s, DType::kBF16, rule));
+  figure.add("cublaslt_bf16", "", [=](int set, const Stream& stream) {
+    product_peers().linear(args_of((*bf16)[static_cast<size_t>(set)], rule), stream);
+  });
 }
 
 struct Weight {
