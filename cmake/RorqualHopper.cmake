@@ -22,13 +22,14 @@ set(hopper_tests ${hopper_host})
 list(FILTER hopper_tests INCLUDE REGEX "_test\\.cc$")
 set(hopper_benches ${hopper_host})
 list(FILTER hopper_benches INCLUDE REGEX "_bench\\.cc$")
-set(hopper_cuda_benches ${hopper_benches})
-list(FILTER hopper_cuda_benches INCLUDE REGEX "_cuda_bench\\.cc$")
-list(FILTER hopper_benches EXCLUDE REGEX "_cuda_bench\\.cc$")
 list(FILTER hopper_host EXCLUDE REGEX "_(test|bench)\\.cc$")
 set(hopper_test_device ${hopper_device})
 list(FILTER hopper_test_device INCLUDE REGEX "_test\\.cu$")
 list(FILTER hopper_device EXCLUDE REGEX "_test\\.cu$")
+# *_cuda_bench.cc: in hopper_bench alone, not in hopper_emulated_bench, which shows that the benchmarks run at all.
+set(hopper_cuda_benches ${hopper_benches})
+list(FILTER hopper_cuda_benches INCLUDE REGEX "_cuda_bench\\.cc$")
+list(FILTER hopper_benches EXCLUDE REGEX "_cuda_bench\\.cc$")
 
 # The emulator compiles device code as C++: each .cu becomes a .cc that includes it.
 function(rorqual_emulated out)
