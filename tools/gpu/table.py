@@ -2,6 +2,7 @@
 """The tables of docs/gpu.md: goals, and what was measured beside them.
 
     table.py [FOLDER] [--into FILE]
+    table.py --merge FILE...            # one bench.json of several, to standard output
 
 FOLDER holds what tools/gpu/run.sh wrote: bench.json (hopper_bench), peers.jsonl (gpu_peers.py), chip.txt. Without FOLDER, the goals
 alone. --into FILE writes the tables between the lines `<!-- tables -->` and `<!-- end of tables -->` of FILE, else they are
@@ -61,7 +62,7 @@ class Results:
             peer = json.loads(line)
             self.peers.setdefault(peer["figure"], {})[peer["peer"]] = peer
         for path in sorted(folder.glob("bench*.json")):
-            for entry in json.loads(path.read_text() or '{"benchmarks": []}')["benchmarks"]:
+            for entry in read_benchmarks(path):
                 name = entry["name"].split("/iterations:")[0]
                 self.figures[name] = entry
                 if "label" in entry:
@@ -81,6 +82,19 @@ class Results:
         entry = self.figure(name) or {}
         times += [value for key, value in entry.items() if key.endswith("_us") and key[:-3].startswith(peers)]
         return min(times) if times else None
+
+
+def read_benchmarks(path):
+    """The figures of a file of hopper_bench, also where the program was cut off: the last one without its end is left out."""
+    text = path.read_text()
+    try:
+        return json.loads(text or "{}").get("benchmarks", [])
+    except json.JSONDecodeError:
+        head, found, _ = text.rpartition("\n    }")
+        try:
+            return json.loads(head + "\n    }]}")["benchmarks"] if found else []
+        except json.JSONDecodeError:
+            return []
 
 
 def read_lines(path):
@@ -226,7 +240,11 @@ def main():
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("folder", nargs="?", help="what tools/gpu/run.sh wrote")
     parser.add_argument("--into", metavar="FILE", help="replace the tables of this file")
+    parser.add_argument("--merge", nargs="+", metavar="FILE", type=pathlib.Path, help="files of hopper_bench")
     args = parser.parse_args()
+    if args.merge:
+        json.dump({"benchmarks": [entry for path in args.merge if path.exists() for entry in read_benchmarks(path)]}, sys.stdout, indent=1)
+        return
     text, missed = render(Results(args.folder))
     if not args.into:
         print(text, end="")

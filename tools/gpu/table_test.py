@@ -68,6 +68,15 @@ class TableTest(unittest.TestCase):
         results = self.results([figure("rmsnorm/BF16", error_occurred=True, error_message="rows are not aligned")])
         self.assertEqual(self.row(results, "Passes", "rmsnorm/BF16")[-1], "cannot run: rows are not aligned")
 
+    def test_files_cut_off(self):
+        whole = json.dumps({"context": {"a": [1]}, "benchmarks": [figure("a/b", us=1.0), figure("c/d", us=2.0)]}, indent=2)
+        path = self.folder / "part.json"
+        for end, names in ((len(whole), ["a/b", "c/d"]), (whole.index("c/d"), ["a/b"]), (whole.index("a/b"), []), (0, [])):
+            path.write_text(whole[:end])
+            command = [sys.executable, table.__file__, "--merge", str(path), str(self.folder / "absent.json")]
+            merged = json.loads(subprocess.run(command, check=True, capture_output=True).stdout)["benchmarks"]
+            self.assertEqual([entry["name"].split("/iterations")[0] for entry in merged], names)
+
     def test_program(self):
         self.results([figure("rmsnorm/BF16", us=1.0, of_copy=0.84, **{"GB/s": 2500.0})])
         page = self.folder / "page.md"

@@ -48,7 +48,10 @@ void decode_figure(Figure& figure, const Case& c) {
   figure.set_work({.flops = flops, .bytes = static_cast<double>(bytes)}, bytes);
   auto sets = std::make_shared<std::vector<Operands>>();
   for (int set = 0; set < figure.set_count(); ++set) sets->emplace_back(figure.memory, c);
-  for (Operands& o : *sets) o.args.sequences = o.sequences;
+  for (Operands& o : *sets) {
+    o.args.sequences = o.sequences;
+    o.args.scratch = figure.memory.blank(DType::kF32, 1, paged_attention_scratch_sm90a(o.args));
+  }
   figure.add("ours", refuse_paged_attention_sm90a(sets->front().args),
              [=](int set, const Stream& stream) { paged_attention_sm90a((*sets)[static_cast<size_t>(set)].args, stream); });
 }

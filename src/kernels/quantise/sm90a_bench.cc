@@ -18,6 +18,10 @@ using Group = ScaledTensor::Group;
 constexpr int64_t kTopK = 8;
 const int64_t kTokens = sized(4096, 256), kWidth = sized(7168, 512);
 
+std::string name_of(DType dtype) {
+  return dtype == DType::kE4M3 ? "E4M3" : std::string(dtype_name(dtype));
+}
+
 // Of a matrix [rows, cols] of this type, with its scales.
 int64_t bytes_with_scales(DType dtype, int64_t rows, int64_t cols) {
   const bool coded = dtype == DType::kE4M3 || dtype == DType::kE5M6;
@@ -38,7 +42,7 @@ ScaledTensor random_codes(DeviceMemory& memory, DType dtype, int64_t rows, int64
 
 void add_quantise(DType x_type, DType y_type, ScaleRule rule) {
   const std::string name =
-      fmt::format("quantise/{}_to_{}/{}", dtype_name(x_type), dtype_name(y_type), rule == ScaleRule::kPow2 ? "pow2" : "fp32");
+      fmt::format("quantise/{}_to_{}/{}", name_of(x_type), name_of(y_type), rule == ScaleRule::kPow2 ? "pow2" : "fp32");
   const int64_t bytes = bytes_with_scales(x_type, kTokens, kWidth) + bytes_with_scales(y_type, kTokens, kWidth);
   add_pass_figure(name, bytes, [=](DeviceMemory& memory) {
     return pass_of<QuantiseArgs>(refuse_quantise_sm90a, quantise_sm90a,
@@ -50,7 +54,7 @@ void add_quantise(DType x_type, DType y_type, ScaleRule rule) {
 
 void add_dequantise(DType x_type) {
   const int64_t bytes = bytes_with_scales(x_type, kTokens, kWidth) + bytes_with_scales(DType::kBF16, kTokens, kWidth);
-  add_pass_figure(fmt::format("dequantise/{}_to_BF16", dtype_name(x_type)), bytes, [=](DeviceMemory& memory) {
+  add_pass_figure(fmt::format("dequantise/{}_to_BF16", name_of(x_type)), bytes, [=](DeviceMemory& memory) {
     return pass_of<DequantiseArgs>(refuse_dequantise_sm90a, dequantise_sm90a,
                                    {.x = random_codes(memory, x_type, kTokens, kWidth, ScaleRule::kPow2),
                                     .y = memory.blank(DType::kBF16, kTokens, kWidth)});
@@ -60,7 +64,7 @@ void add_dequantise(DType x_type) {
 // 128×1 with transpose: what a weight gradient reads.
 void add_columns(DType x_type) {
   const int64_t bytes = bytes_with_scales(x_type, kTokens, kWidth) + kTokens * kWidth + 4 * scale_groups(kTokens) * kWidth;
-  add_pass_figure(fmt::format("requantise_columns/{}_to_E4M3", dtype_name(x_type)), bytes, [=](DeviceMemory& memory) {
+  add_pass_figure(fmt::format("requantise_columns/{}_to_E4M3", name_of(x_type)), bytes, [=](DeviceMemory& memory) {
     const ScaledTensor x = x_type == DType::kBF16 ? ScaledTensor(memory.random(x_type, kTokens, kWidth))
                                                   : random_codes(memory, x_type, kTokens, kWidth, ScaleRule::kPow2);
     const RequantiseProblem problem{x, memory.codes(kTokens, kWidth, Group::kColumnTransposed)};
