@@ -43,7 +43,8 @@ PASSES = [
     "rmsnorm/weight_gradient", "convert/F32_to_BF16", "gather_rows/BF16", "combine_rows/top8", "swiglu/BF16",
     "swiglu/BF16_to_E4M3_and_cache", "swiglu_backward/BF16", "swiglu_backward/cache_to_E4M3"]
 # Reported, without a goal of their own: small, or bound by other things than memory.
-OTHER_PASSES = ["router/256_top8", "rope/128_heads", "cross_entropy/F32", "cross_entropy/BF16", "adamw/BF16_moments"]
+OTHER_PASSES = ["router/256_top8", "rope/128_heads", "cross_entropy/F32", "cross_entropy/BF16", "adamw/BF16_moments",
+                "adamw/BF16_moments_and_codes"]
 
 ATTENTION_SHAPES = ["1x4096/128_heads", "4x4096/32_heads", "8x1024/64_heads"]
 DECODE = ["128x4096/128_heads", "128x4096/16_heads", "32x8192/128_heads", "1x32768/128_heads"]

@@ -38,11 +38,13 @@ const bool kRegistered = [] {
                                               .eps = kEps});
   });
   add_pass_figure("rmsnorm/weight_gradient", 2 * kBf16Bytes, [](DeviceMemory& memory) {
-    return pass_of<RmsNormWeightGradientArgs>(refuse_rmsnorm_weight_gradient_sm90a, rmsnorm_weight_gradient_sm90a,
-                                              {.x = memory.random(DType::kBF16, kTokens, kWidth),
-                                               .d_y = memory.random(DType::kBF16, kTokens, kWidth),
-                                               .d_w = memory.random(DType::kF32, 1, kWidth),
-                                               .eps = kEps});
+    return pass_of<RmsNormWeightGradientArgs>(
+        refuse_rmsnorm_weight_gradient_sm90a, rmsnorm_weight_gradient_sm90a,
+        {.x = memory.random(DType::kBF16, kTokens, kWidth),
+         .d_y = memory.random(DType::kBF16, kTokens, kWidth),
+         .d_w = memory.random(DType::kF32, 1, kWidth),
+         .eps = kEps,
+         .scratch = memory.blank(DType::kF32, 1, rmsnorm_weight_gradient_sm90a_scratch(kTokens, kWidth))});
   });
   return true;
 }();

@@ -1,0 +1,51 @@
+#!/usr/bin/env bash
+# resources.sh [FILE.cu]...: what each kernel takes of a multiprocessor, as a Markdown table, from ptxas; no GPU is needed. All device
+# code if no file is named. Exit 1 if a kernel spills registers. (Dynamic shared memory is chosen at launch and not listed.)
+set -euo pipefail
+root=$(cd "$(dirname "${BASH_SOURCE[0]}")/../.." && pwd)
+cd "$root"
+if [ $# -gt 0 ]; then files=("$@"); else mapfile -t files < <(find src -name '*.cu' ! -name '*_test.cu' | sort); fi
+command -v nvcc >/dev/null || { echo "resources.sh: nvcc is not there" >&2; exit 2; }
+log=$(mktemp)
+trap 'rm -f "$log"' EXIT
+
+# Flags of hopper_device (cmake/RorqualHopper.cmake).
+resources() {
+  nvcc -gencode=arch=compute_90a,code=sm_90a -std=c++20 -fmad=false --expt-relaxed-constexpr -lineinfo -O2 -Isrc -Xptxas -v \
+    -cubin -o /dev/null "$1" 2>&1 | sed "s|^|$1 |"
+}
+export -f resources
+printf '%s\n' "${files[@]}" | xargs -P "${JOBS:-1}" -I{} bash -c 'resources {}' > "$log" || { cat "$log" >&2; exit 2; }
+c++filt < "$log" | awk '
+  # "…kernel<1, 2>(parameters)" without namespaces and parameters
+  function name_of(line) {
+    sub(/.*(Compiling entry function|Function properties for) /, "", line)
+    gsub(/\(anonymous namespace\)::|rorqual::|hopper::/, "", line)
+    gsub(/\047| for \047?sm_90a\047?/, "", line)
+    sub(/^void /, "", line)
+    depth = 0
+    for (i = 1; i <= length(line); ++i) {
+      c = substr(line, i, 1)
+      if (c == "<") ++depth
+      if (c == ">") --depth
+      if (c == "(" && depth == 0) return substr(line, 1, i - 1)
+    }
+    return line
+  }
+  function amount(pattern) { return match($0, pattern) ? substr($0, RSTART, RLENGTH) + 0 : 0 }
+  BEGIN {
+    print "| file | kernel | registers | barriers | stack, bytes | spilled, bytes |"
+    print "|---|---|---|---|---|---|"
+  }
+  /Compiling entry function/ { kernel = name_of($0); file = $1; sub(/^src\//, "", file); stack = spilled = 0 }
+  /bytes stack frame/ {
+    stack = amount("[0-9]+ bytes stack")
+    spilled = amount("[0-9]+ bytes spill stores") + amount("[0-9]+ bytes spill loads")
+  }
+  /Used [0-9]+ registers/ {
+    match($0, /Used [0-9]+/)
+    registers = substr($0, RSTART + 5, RLENGTH - 5)
+    printf "| %s | `%s` | %s | %s | %s | %s |\n", file, kernel, registers, amount("[0-9]+ barriers"), stack, spilled
+    if (spilled > 0) bad = 1
+  }
+  END { exit bad }'
