@@ -7,7 +7,7 @@
 #   chip        the GPU, its driver and the CUDA tools
 #   test        hopper_test
 #   memcheck, racecheck   compute-sanitizer over the tests that RORQUAL_SANITIZER_FILTER names
-#   bench       hopper_bench: RORQUAL_BENCH_FILTER, a regular expression, chooses figures
+#   bench       hopper_bench: RORQUAL_BENCH_FILTER, a regular expression, chooses figures (-^tiles/: all but the sweep of tiles)
 #   peers       PyTorch and Triton (tools/reference/gpu_peers.py)
 #   table       the tables of docs/gpu.md, from what lies in FOLDER
 #   profile     Nsight Compute over the figures that RORQUAL_BENCH_FILTER names (slow; name one)
@@ -41,7 +41,7 @@ built=$(cd "$built" && pwd) || exit 2
 
 # compute-sanitizer makes kernels 10 to 100 times slower.
 sanitizer_filter=${RORQUAL_SANITIZER_FILTER:-*Sm90a*:Primitives*}
-bench_filter=${RORQUAL_BENCH_FILTER:-.}
+bench_filter=${RORQUAL_BENCH_FILTER:--^tiles/}
 sanitizer=$(command -v compute-sanitizer || echo /usr/local/cuda/bin/compute-sanitizer)
 
 failed=()
@@ -95,12 +95,13 @@ sanitise() {
 }
 # Each family of figures in a process of its own, likewise.
 bench() {
-  local families family status=0 bad=0 parts
+  local names family figures status=0 bad=0 parts
   parts=$(mktemp -d)
-  families=$("$built/hopper_bench" --benchmark_list_tests --benchmark_filter="$bench_filter" | cut -d/ -f1 | awk '!seen[$0]++')
-  for family in $families; do
+  names=$("$built/hopper_bench" --benchmark_list_tests --benchmark_filter="$bench_filter")
+  for family in $(cut -d/ -f1 <<< "$names" | awk '!seen[$0]++'); do
     status=0
-    timeout --kill-after=5 60 "$built/hopper_bench" --benchmark_filter="^$family/" --benchmark_out="$parts/$family.json" \
+    figures=$(grep "^$family/" <<< "$names" | paste -sd'|')
+    timeout --kill-after=5 60 "$built/hopper_bench" --benchmark_filter="^($figures)\$" --benchmark_out="$parts/$family.json" \
       --benchmark_out_format=json > "$parts/$family.txt" 2>&1 || status=$?
     cat "$parts/$family.txt" >> "$out/bench.txt"
     grep "^$family/" "$parts/$family.txt" | cut -c1-220

@@ -5,6 +5,7 @@
 
 #include "kernels/common/sm90a_figure.h"
 #include "kernels/gemm/sm90a.h"
+#include "kernels/gemm/sm90a_linear_testing.h"
 #include "kernels/gemm/sm90a_peers.h"
 
 namespace rorqual {
@@ -87,16 +88,35 @@ void linear_figure(Figure& figure, Shape s, ScaleRule rule) {
   });
 }
 
+// Every tile by turns, the chosen one first: counters vs_ROWSxCOLUMNS… above 1 say that the choice is right.
+void tiles_figure(Figure& figure, Shape s) {
+  s = {sized(s.groups, 2), sized(s.m, 64), sized(s.n, 192), sized(s.k, 256), s.masked};
+  const int64_t bytes = s.groups * (s.m * s.k + s.n * s.k + 2 * s.m * s.n);
+  figure.set_work({.flops = 2 * static_cast<double>(s.groups * s.m * s.n * s.k), .bytes = static_cast<double>(bytes)}, bytes);
+  auto sets = std::make_shared<std::vector<Operands>>();
+  for (int set = 0; set < figure.set_count(); ++set)
+    sets->push_back(make_operands(figure.memory, s, DType::kE4M3, ScaleRule::kFp32));
+  const auto args = [sets](int set) { return args_of((*sets)[static_cast<size_t>(set)], ScaleRule::kFp32); };
+  figure.add("chosen", refuse_linear_sm90a(args(0)), [=](int set, const Stream& stream) { linear_sm90a(args(set), stream); });
+  for (const gemm::LinearTile& tile : gemm::linear_tiles()) {
+    const char* share = tile.share == gemm::Share::kA ? "_a" : tile.share == gemm::Share::kB ? "_b" : "";
+    figure.add(fmt::format("{}x{}{}", tile.rows, tile.columns, share), "",
+               [=](int set, const Stream& stream) { gemm::linear_with_tile(args(set), tile, stream); });
+  }
+}
+
 struct Weight {
   int64_t n, k;
 };
 constexpr Weight kDense[] = {{2112, 7168}, {24576, 1536}, {32768, 512}, {7168, 16384}, {4096, 7168}, {7168, 2048}};
 constexpr Weight kExperts[] = {{4096, 7168}, {7168, 2048}};
 
+std::string name_of(const Shape& s) {
+  return s.groups == 1 && !s.masked ? fmt::format("{}x{}/m{}", s.n, s.k, s.m)
+                                    : fmt::format("{}x{}/{}x{}", s.n, s.k, s.groups, s.m);
+}
 void add(const char* kind, const Shape& s, ScaleRule rule = ScaleRule::kFp32) {
-  const std::string shape = s.groups == 1 && !s.masked ? fmt::format("{}x{}/m{}", s.n, s.k, s.m)
-                                                       : fmt::format("{}x{}/{}x{}", s.n, s.k, s.groups, s.m);
-  add_figure(fmt::format("{}/{}{}", kind, shape, rule == ScaleRule::kPow2 ? "/pow2" : ""),
+  add_figure(fmt::format("{}/{}{}", kind, name_of(s), rule == ScaleRule::kPow2 ? "/pow2" : ""),
              [=](Figure& figure) { linear_figure(figure, s, rule); });
 }
 
@@ -104,6 +124,9 @@ const bool kRegistered = [] {
   for (const int64_t m : {64, 128, 4096})
     for (const auto& [n, k] : kDense) add("fp8_linear", {1, m, n, k});
   add("fp8_linear", {1, 4096, 4096, 7168}, ScaleRule::kPow2);
+  for (const int64_t m : {64, 128, 4096})
+    for (const auto& [n, k] : kDense)
+      add_figure("tiles/" + name_of({1, m, n, k}), [=](Figure& figure) { tiles_figure(figure, {1, m, n, k}); });
   for (const auto& [n, k] : kExperts) {
     add("fp8_grouped", {4, 8192, n, k});
     add("fp8_grouped", {8, 4096, n, k});
