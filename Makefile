@@ -3,7 +3,7 @@ SHELL := /bin/bash
 .SHELLFLAGS := -euo pipefail -c
 .DEFAULT_GOAL := build
 .NOTPARALLEL:
-.PHONY: build test test-long test-asan test-tsan test-peers fuzz demo install format tidy clean help
+.PHONY: build test test-long test-asan test-tsan test-peers gpu fuzz demo install format tidy clean help
 
 PREFIX ?= /usr/local
 DESTDIR ?=
@@ -52,6 +52,13 @@ test-peers: build ## compare with PyTorch, transformers and tokenizers, in a Pyt
 	@failed=; for check in tools/reference/check_*.py; do \
 	  echo "== $$check" >&2; build/peers/bin/python "$$check" || failed+=" $$check"; \
 	done; [ -z "$$failed" ] || { echo "failed:$$failed" >&2; exit 1; }
+
+gpu: ## test and measure the CUDA kernels on a Hopper GPU (results in build/gpu)
+	@command -v nvcc >/dev/null || { echo "make gpu: nvcc of CUDA 13 is not there (docs/gpu.md)" >&2; exit 2; }
+	@$(setup) build
+	@$(call configure,cuda-sm90a)
+	@$(call compile,cuda-sm90a) --target hopper_test hopper_bench
+	@tools/gpu/run.sh -b build/cuda-sm90a -o build/gpu
 
 fuzz: ## run each fuzz target for FUZZ_SECONDS (30)
 	@$(setup) build fuzz

@@ -60,10 +60,14 @@ run() {
 }
 
 chip() {
-  set -o pipefail
-  nvidia-smi --query-gpu=name,driver_version,memory.total,clocks.sm,clocks.max.sm,power.limit --format=csv
-  for tool in nvcc compute-sanitizer ncu; do command -v "$tool" || echo "no $tool"; done
-} | tee "$out/chip.txt"
+  {
+    nvidia-smi --query-gpu=name,driver_version,memory.total,clocks.sm,clocks.max.sm,power.limit --format=csv || return
+    for tool in nvcc compute-sanitizer ncu; do command -v "$tool" || echo "no $tool"; done
+  } > "$out/chip.txt" 2>&1
+  local status=$?
+  cat "$out/chip.txt"
+  return "$status"
+}
 # The suites of tests that a filter leaves, one a line.
 suites() {
   "$built/hopper_test" --gtest_list_tests --gtest_filter="$1" | grep -E '^[A-Za-z0-9_/]+\.$'
@@ -98,18 +102,18 @@ bench() {
   local names family figures status=0 bad=0 parts
   parts=$(mktemp -d)
   names=$("$built/hopper_bench" --benchmark_list_tests --benchmark_filter="$bench_filter")
-  for family in $(cut -d/ -f1 <<< "$names" | awk '!seen[$0]++'); do
+  while read -r family; do
     status=0
     figures=$(grep "^$family/" <<< "$names" | paste -sd'|')
     timeout --kill-after=5 60 "$built/hopper_bench" --benchmark_filter="^($figures)\$" --benchmark_out="$parts/$family.json" \
-      --benchmark_out_format=json > "$parts/$family.txt" 2>&1 || status=$?
+      --benchmark_out_format=json > "$parts/$family.txt" 2>&1 < /dev/null || status=$?
     cat "$parts/$family.txt" >> "$out/bench.txt"
     grep "^$family/" "$parts/$family.txt" | cut -c1-220
     if [ "$status" -ne 0 ] || grep -q error_occurred "$parts/$family.json"; then
       echo "FAILED  $family status $status"
       bad=1
     fi
-  done
+  done < <(cut -d/ -f1 <<< "$names" | awk '!seen[$0]++')
   python3 "$here/table.py" --merge "$parts"/*.json > "$out/bench.json" && rm -r "$parts"
   return "$bad"
 }
