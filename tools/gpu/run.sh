@@ -95,7 +95,7 @@ each_suite() {
 }
 tests() { each_suite '*' 60 "$built/hopper_test"; }
 sanitise() {
-  each_suite "$sanitizer_filter" 30 "$sanitizer" --tool "$section" --error-exitcode 9 "$built/hopper_test"
+  each_suite "$sanitizer_filter" 30 "$sanitizer" --tool "$section" --target-processes all --error-exitcode 9 "$built/hopper_test"
 }
 # Each family of figures in a process of its own, likewise.
 bench() {
