@@ -38,9 +38,9 @@ struct Recording {
 
 // As many calls as take about as long as asked for; whole turns over the sets.
 Recording record(const Contender& contender, const ContestOptions& options, Timer& timer) {
+  if (is_emulated()) return {contender, 1, 1};
   contender.run(0, nullptr);  // loads the code
   synchronise();
-  if (is_emulated()) return {contender, 1, 1};
   Recording first(contender, options.sets, options.sets);
   replay(*first.graph, timer);
   const double turn_us = std::max(replay(*first.graph, timer), 0.1);
