@@ -42,6 +42,7 @@ const bool kRegistered = [] {
                                      .node = memory.values(node),
                                      .top_k = kTopK,
                                      .payload = DType::kBF16,
+                                     .base = {},
                                      .y = memory.blank(DType::kBF16, kTokens, kWidth)});
   });
   return true;
