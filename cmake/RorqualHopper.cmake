@@ -3,7 +3,7 @@
 #   hopper_emulated_bench  the benchmarks likewise, at sizes that show no more than that they run
 #   hopper_test            the same tests on a GPU (skipped where there is none), and those of *_cuda.cc: where nvcc is
 #   hopper_bench           their benchmarks: where nvcc is
-# RORQUAL_CUDA: AUTO (if nvcc is found), ON (nvcc must be there), OFF.
+# RORQUAL_CUDA: AUTO (if nvcc is found, in builds without sanitizers), ON (nvcc must be there), OFF.
 set(RORQUAL_CUDA AUTO CACHE STRING "build the CUDA kernels for sm_90a: AUTO, ON or OFF")
 
 file(GLOB_RECURSE hopper_device CONFIGURE_DEPENDS ${CMAKE_SOURCE_DIR}/src/hopper/*.cu ${CMAKE_SOURCE_DIR}/src/kernels/*.cu)
@@ -42,7 +42,8 @@ function(rorqual_emulated out)
   set(${out} ${wrappers} PARENT_SCOPE)
 endfunction()
 
-if(RORQUAL_TESTS)
+# ThreadSanitizer does not follow fibers; the emulator has one thread.
+if(RORQUAL_TESTS AND NOT RORQUAL_SANITIZE MATCHES thread)
   find_package(Boost 1.74 REQUIRED COMPONENTS context)
   find_package(GTest REQUIRED)
   include(GoogleTest)
@@ -64,15 +65,24 @@ if(RORQUAL_TESTS)
 endif()
 
 if(RORQUAL_CUDA STREQUAL AUTO)
-  include(CheckLanguage)
-  set(CMAKE_CUDA_ARCHITECTURES OFF)
-  check_language(CUDA)
+  if(NOT RORQUAL_SANITIZE AND NOT RORQUAL_FUZZ)  # neither follows code on a GPU
+    include(CheckLanguage)
+    set(CMAKE_CUDA_ARCHITECTURES OFF)
+    check_language(CUDA)
+  endif()
 elseif(RORQUAL_CUDA)
   set(CMAKE_CUDA_COMPILER nvcc CACHE STRING "the CUDA compiler")
 endif()
 if(RORQUAL_CUDA AND CMAKE_CUDA_COMPILER)
   set(CMAKE_CUDA_ARCHITECTURES OFF)  # CMake 3.25 does not know 90a
   enable_language(CUDA)
+  if(CMAKE_CUDA_COMPILER_VERSION VERSION_LESS 13)
+    if(RORQUAL_CUDA STREQUAL AUTO)
+      message(STATUS "nvcc ${CMAKE_CUDA_COMPILER_VERSION} is older than 13: the CUDA kernels are not built")
+      return()
+    endif()
+    message(FATAL_ERROR "nvcc ${CMAKE_CUDA_COMPILER_VERSION} is older than 13; install CUDA 13, or configure with RORQUAL_CUDA=OFF")
+  endif()
   set(CMAKE_CUDA20_STANDARD_COMPILE_OPTION -std=c++20)  # nor nvcc 13's dialects
   set(CMAKE_CUDA_STANDARD_COMPUTED_DEFAULT 17)
   find_package(CUDAToolkit 13 REQUIRED)
