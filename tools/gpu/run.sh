@@ -123,9 +123,9 @@ bench() {
   return "$bad"
 }
 peers() {
-  python3 "$root/tools/reference/gpu_peers.py" --check && python3 "$root/tools/reference/gpu_peers.py" > "$out/peers.jsonl"
+  python3 "$root/tools/reference/gpu_peers.py" --seconds 0.15 > "$out/peers.jsonl"
   local status=$?
-  [ -f "$out/peers.jsonl" ] && grep -h error "$out/peers.jsonl" | sort -u | head -n 20
+  grep -h '"error"' "$out/peers.jsonl" | cut -c1-200 | sort -u | head -n 20
   return "$status"
 }
 make_table() {

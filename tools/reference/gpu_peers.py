@@ -334,7 +334,7 @@ def main():
     torch.manual_seed(1)
     torch.backends.cuda.matmul.allow_tf32 = False  # the expected results
     clock, only = Clock(args.seconds), tuple(args.only) or ("",)
-    for part in (copy, dense, attention):
+    for part in (copy, attention, dense):
         part(clock, "cuda", only)
 
 
