@@ -5,7 +5,7 @@
 #   -b FOLDER   where hopper_test and hopper_bench lie (build/release, or what pack.sh made)
 # Sections, in this order; all but profile if none is named:
 #   chip        the GPU, its driver and the CUDA tools
-#   test        hopper_test
+#   test        hopper_test, RORQUAL_SUITE_JOBS (4) suites at once
 #   memcheck, racecheck   compute-sanitizer over the tests that RORQUAL_SANITIZER_FILTER names
 #   bench       hopper_bench: RORQUAL_BENCH_FILTER, a regular expression, chooses figures (-^tiles/: all but the sweep of tiles)
 #   peers       PyTorch and Triton (tools/reference/gpu_peers.py)
@@ -72,30 +72,34 @@ chip() {
 suites() {
   "$built/hopper_test" --gtest_list_tests --gtest_filter="$1" | grep -E '^[A-Za-z0-9_/]+\.$'
 }
-# each_suite FILTER SECONDS COMMAND…: COMMAND on each suite, in a process of its own: what breaks the GPU's context or hangs, breaks
-# or delays no other suite.
-each_suite() {
-  local filter=$1 limit=$2 suite status=0 bad=0
+# one_suite SUITE SECONDS COMMAND…: COMMAND on the suite; its output goes to the section's log, what failed is shown.
+one_suite() {
+  local suite=$1 limit=$2 status=0 log
   shift 2
-  for suite in $(suites "$filter"); do
-    status=0
-    timeout --kill-after=5 "$limit" "$@" --gtest_brief=1 --gtest_filter="$suite*" > "$out/suite.txt" 2>&1 || status=$?
-    { echo "==== $suite status $status"; cat "$out/suite.txt"; } >> "$out/$section.txt"
-    # Skipped tests are no success on a machine that is here to run them.
-    if [ "$status" -eq 0 ] && ! grep -q SKIPPED "$out/suite.txt"; then
-      echo "ok      $suite $(grep -E 'PASSED' "$out/suite.txt" | head -n 1)"
-      continue
-    fi
-    bad=1
+  log=$(mktemp)
+  timeout --kill-after=5 "$limit" "$@" --gtest_brief=1 --gtest_filter="$suite*" > "$log" 2>&1 || status=$?
+  { echo "==== $suite status $status"; cat "$log"; } >> "$out/$section.txt"
+  # Skipped tests are no success on a machine that is here to run them.
+  if [ "$status" -eq 0 ] && ! grep -q SKIPPED "$log"; then
+    echo "ok      $suite $(grep PASSED "$log" | head -n 1)"
+  else
+    [ "$status" -ne 0 ] || status=1
     echo "FAILED  $suite status $status"
-    grep -vE '^(Note: |\[=+\]|Running main)' "$out/suite.txt" | head -n 12 | cut -c1-220
-  done
-  rm -f "$out/suite.txt"
-  return "$bad"
+    grep -vE '^(Note: |\[=+\]|Running main)' "$log" | head -n 12 | cut -c1-220
+  fi
+  rm -f "$log"
+  return "$status"
+}
+# each_suite FILTER SECONDS COMMAND…: every suite in a process of its own, a few at once: what breaks the GPU's context or hangs
+# neither breaks nor delays another suite.
+each_suite() {
+  local filter=$1
+  shift
+  suites "$filter" | xargs -P "${RORQUAL_SUITE_JOBS:-4}" -I{} bash -c 'one_suite "$@"' _ {} "$@"
 }
 tests() { each_suite '*' 60 "$built/hopper_test"; }
 sanitise() {
-  each_suite "$sanitizer_filter" 30 "$sanitizer" --tool "$section" --target-processes all --error-exitcode 9 "$built/hopper_test"
+  each_suite "$sanitizer_filter" 45 "$sanitizer" --tool "$section" --target-processes all --error-exitcode 9 "$built/hopper_test"
 }
 # Each family of figures in a process of its own, likewise.
 bench() {
@@ -142,7 +146,7 @@ profile() {
   grep -E 'Duration|Throughput|Registers Per|Local|Bank conflict|Stall' "$out/profile_details.txt" | head -n 60
   return "$status"
 }
-export -f chip tests suites each_suite sanitise bench peers make_table profile
+export -f chip tests suites one_suite each_suite sanitise bench peers make_table profile
 export out built root here sanitizer sanitizer_filter bench_filter section
 
 for section in "${sections[@]}"; do
