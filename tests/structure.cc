@@ -170,7 +170,7 @@ std::vector<std::string> check_device_code(const SourceFile& file) {
     const std::string include = include_of(lines[i]), system = include_of(lines[i], true);
     const bool allowed = include.empty() || include.starts_with(own) || include.starts_with("hopper/") ||
                          include.starts_with("numerics/") || include.starts_with("kernels/common/sm90a");
-    if (!allowed || (!system.empty() && system != "cstdint" && system != "cstddef"))
+    if (!allowed || (!system.empty() && system != "cstdint" && system != "cstddef" && system != "type_traits"))
       wrong.push_back(at(file, i) + "device code includes hopper/, numerics/ and its operation's headers, not " +
                       (allowed ? system : include));
   }
