@@ -256,6 +256,10 @@ TEST_F(LinearSm90a, TheRingGoesRound) {
   expect_right(16, 1600, {4}, {.tile = &small});
   expect_right(100, 256, {70}, {.tile = &small});
   expect_right(16, 1312, {4}, {.tile = &large});
+  for (const LinearTile& tile : gemm::linear_tiles())
+    if (tile.share != Share::kNothing)  // both blocks of a cluster have elements that count
+      expect_right(tile.share == Share::kA ? tile.columns + 16 : 16, 1312, {tile.share == Share::kB ? tile.rows + 2 : 2},
+                   {.tile = &tile});
   if (!hopper::is_emulated()) {
     expect_right(512, 2048, {700});
     expect_right(2112, 1536, {300});
