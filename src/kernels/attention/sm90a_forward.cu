@@ -196,7 +196,7 @@ HOPPER_DEVICE void make_weights(float (&s)[64], float scale_log2e, Softmax& soft
     largest = maximum(largest, shuffle_xor(largest, 1));
     largest = maximum(largest, shuffle_xor(largest, 2));
     const float base = largest == kNothing ? 0.0f : largest * scale_log2e;
-    factor[r] = exp2_fast(fma(softmax.maximum[r], scale_log2e, -base));
+    factor[r] = exp2_fast(softmax.maximum[r] * scale_log2e - base);  // both rounded: exactly 1 if the maximum stays
     softmax.maximum[r] = largest;
     float sum = 0;
     HOPPER_UNROLL

@@ -137,6 +137,13 @@ TEST_F(AttentionForwardSm90a, Segments) {
   expect_true({1, sequences_of({300}), true, 260}, 10);
 }
 
+// Tiles of queries in pairs, the middle one alone; beside a sequence whose keys are mostly before its queries, not paired.
+TEST_F(AttentionForwardSm90a, PairsOfTiles) {
+  std::vector<AttentionSequence> sequences = sequences_of({30, 260});
+  sequences.push_back({sequences[1].q_end + 3, sequences[1].q_end + 140, sequences[1].k_end + 1, sequences[1].k_end + 300});
+  expect_true({2, sequences}, 20);
+}
+
 // More heads than stay together, more work than blocks, more sequences than a launch takes.
 TEST_F(AttentionForwardSm90a, ManyHeadsAndSequences) {
   expect_true({7, sequences_of({140})}, 11);
@@ -189,21 +196,28 @@ TEST_F(AttentionForwardSm90a, SequenceAloneHasTheSameBits) {
   EXPECT_TRUE(device.result() == together);
 }
 
-// The last queries of a sequence with the keys before them: other tiles of queries, the same bits.
+// The last queries of a sequence with the keys before them: other tiles of queries, some with a tile of keys that not all of
+// them see; the same bits. Large scores, so that what is not exact shows.
 TEST_F(AttentionForwardSm90a, AQueryAloneHasTheSameBits) {
-  const Problem p({1, sequences_of({200})}, 17);
+  Problem p({1, sequences_of({200})}, 17);
+  p.shape.scale = 3;
   const OnDevice device(p);
   const Result together = device.run();
   const AttentionSequence all = p.sizes.sequences[0];
   for (const int64_t from : {1, 70, 128, 199}) {
     device.o.fill(0xff);
+    device.lse.fill(0xff);
     AttentionForwardArgs args = device.args();
     const AttentionSequence some{all.q_begin + from, all.q_end, all.k_begin, all.k_end};
     args.sequences = {&some, 1};
     attention_forward_sm90a(args, Stream::on_device());
-    const Matrix o = device.result().o;
-    for (int64_t i = some.q_begin; i < some.q_end; ++i)
-      for (int64_t d = 0; d < kValue; ++d) ASSERT_EQ(o.get(i, d), together.o.get(i, d)) << "query " << i << ", column " << d;
+    const Result alone = device.result();
+    for (int64_t i = some.q_begin; i < some.q_end; ++i) {
+      const auto at = static_cast<size_t>(i);
+      ASSERT_EQ(alone.lse[at], together.lse[at]) << "query " << i;
+      for (int64_t d = 0; d < kValue; ++d)
+        ASSERT_EQ(alone.o.get(i, d), together.o.get(i, d)) << "query " << i << ", column " << d;
+    }
   }
 }
 
