@@ -1,6 +1,7 @@
 // Checks and tensor maps of attention's forward pass on Hopper.
 #include <algorithm>
 #include <numbers>
+#include <vector>
 
 #include "hopper/runtime.h"
 #include "hopper/tensor_map.h"
@@ -28,11 +29,11 @@ Sequence sequence_of(const AttentionForwardArgs& a, const AttentionSequence& s) 
           .k = map_of(a.k, s.k_begin, s.k_end, kKeys),
           .k_rope = map_of(a.k_rope, s.k_begin, s.k_end, kKeys),
           .v = map_of(a.v, s.k_begin, s.k_end, kKeys),
-          .o = map_of(a.o, s.q_begin, s.q_end, kOutRows),
           .q_begin = static_cast<int>(s.q_begin),
           .k_begin = static_cast<int>(s.k_begin),
           .queries = static_cast<int>(s.q_end - s.q_begin),
-          .keys = static_cast<int>(s.k_end - s.k_begin)};
+          .keys = static_cast<int>(s.k_end - s.k_begin),
+          .paired = s.k_end - s.k_begin < 2 * (s.q_end - s.q_begin)};
 }
 
 // Heads whose keys and values fill half of the second-level cache, so that the tiles of queries that run together find them.
@@ -72,13 +73,21 @@ void check(const AttentionForwardArgs& a) {
         "{} segment starts for {} query rows", a.segment_start.size(), q_rows);
 }
 
+int64_t units_of(const Job& job) {
+  int64_t units = 0;
+  for (int i = 0; i < job.sequences; ++i) units += int64_t{units_of(job.sequence[i])} * job.heads;
+  return units;
+}
+
 void launch_sequences(const AttentionForwardArgs& a, Job& job, const Stream& stream) {
-  int64_t units = 0, keys = 0;
+  const hopper::DeviceInfo& device = hopper::device_info();
+  int64_t keys = 0, units = units_of(job);
+  const bool few = units < device.multiprocessors;  // fewer pairs than could run at once
   for (int i = 0; i < job.sequences; ++i) {
-    units += int64_t{tiles_of(job.sequence[i].queries, kQueries)} * job.heads;
+    if (few) job.sequence[i].paired = false;
     keys = std::max<int64_t>(keys, job.sequence[i].keys);
   }
-  const hopper::DeviceInfo& device = hopper::device_info();
+  if (few) units = units_of(job);
   job.heads_together = heads_together(a, keys, device.l2_bytes);
   launch(job, static_cast<int>(std::min<int64_t>(units, device.multiprocessors)), stream.device_stream());
   job.sequences = 0;
@@ -112,6 +121,8 @@ void attention_forward_sm90a(const AttentionForwardArgs& a, const Stream& stream
   CHECK(reason.empty(), "attention's forward on sm_90a: {}", reason);
   check(a);
   Job job{};
+  job.o = static_cast<uint16_t*>(a.o.data);
+  job.o_stride = a.o.stride;
   job.lse = a.lse ? a.lse.ptr<float>() : nullptr;
   job.lse_stride = a.lse.stride;
   job.segment_start = a.segment_start.empty() ? nullptr : a.segment_start.data();
@@ -120,7 +131,10 @@ void attention_forward_sm90a(const AttentionForwardArgs& a, const Stream& stream
   job.heads = static_cast<int>(a.shape.heads);
   job.k_head_stride = static_cast<int>(a.k_head_stride);
   job.v_head_stride = static_cast<int>(a.v_head_stride);
-  for (const AttentionSequence& s : a.sequences) {
+  std::vector<AttentionSequence> sequences(a.sequences.begin(), a.sequences.end());
+  std::stable_sort(sequences.begin(), sequences.end(),
+                   [](const auto& x, const auto& y) { return x.k_end - x.k_begin > y.k_end - y.k_begin; });
+  for (const AttentionSequence& s : sequences) {
     if (s.q_begin == s.q_end) continue;
     job.sequence[job.sequences++] = sequence_of(a, s);
     if (job.sequences == kMostSequences) launch_sequences(a, job, stream);

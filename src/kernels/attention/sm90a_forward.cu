@@ -2,9 +2,10 @@
 // named first, for tile j of 128 keys:
 //   S = Q·K_jᵀ          [64 queries, 128 keys]
 //   P = exp2(S·scale·log2(e) − maximum so far), masked; O = O · 2^(old maximum − new one) + P·V_j
-// P·V of tile j − 1 runs while the softmax of tile j is made, and the other warpgroup's products run beside both. P goes from
-// registers. A block takes tile after tile: of a few heads together, whose keys and values stay in the second-level cache, the
-// last queries first, which see most keys.
+// P·V of tile j − 1 runs while the softmax of tile j is made. The warpgroups take turns at handing products to the tensor
+// cores, so that these multiply for one while the other makes its softmax. P and O stay in registers: 64 of S, 64 of O and 32
+// of P a thread. A block takes tile after tile: of a few heads together, whose keys and values stay in the second-level cache,
+// heavy and light tiles in pairs, so that all blocks have the same to do without asking one another.
 #include "hopper/device.h"
 #include "kernels/attention/sm90a_forward_job.h"
 
@@ -22,7 +23,7 @@ constexpr uint32_t kQueryPanel = kQueries * 128, kKeyPanel = kKeys * 128, kHalfP
 constexpr uint32_t kBytesQ = 3 * kQueryPanel, kBytesK = 3 * kKeyPanel, kBytesV = 2 * kKeyPanel;
 
 struct alignas(1024) SharedMemory {
-  uint8_t q[kBytesQ];  // and O on its way out, in panels 0 and 1
+  uint8_t q[kBytesQ];
   uint8_t k[kStages][kBytesK];
   uint8_t v[kStages][kBytesV];
   Barrier q_full, q_empty;
@@ -65,38 +66,66 @@ HOPPER_DEVICE int start_of(const Job& job, const Sequence& s, int q) {
   return static_cast<int>(load(reinterpret_cast<const Words2*>(job.segment_start + s.q_begin + q)).w[0]) - s.k_begin;
 }
 
-// All lanes of a warp. False: there is no such work.
-HOPPER_DEVICE bool work_of(const Job& job, int unit, Work& work) {
-  for (int i = 0; i < job.sequences; ++i) {
-    const Sequence& s = job.sequence[i];
-    const int tiles = tiles_of(s.queries, kQueries);
-    if (unit >= tiles * job.heads) {
-      unit -= tiles * job.heads;
-      continue;
+// All lanes of a warp. The keys that the queries of `w` see.
+HOPPER_DEVICE void find_keys(const Job& job, Work& w) {
+  const Sequence& s = *w.sequence;
+  w.end_key = smaller(s.keys, w.offset() + w.query + kQueries);
+  int lowest = s.keys, highest = 0;
+  for (int q = w.query + lane_index(); q < smaller(s.queries, w.query + kQueries); q += kWarp) {
+    const int start = start_of(job, s, q);
+    lowest = smaller(lowest, start);
+    highest = larger(highest, start);
+  }
+  HOPPER_UNROLL
+  for (int mask = 1; mask < kWarp; mask *= 2) {
+    lowest = smaller(lowest, shuffle_xor(lowest, mask));
+    highest = larger(highest, shuffle_xor(highest, mask));
+  }
+  w.first_key = lowest / kKeys * kKeys;
+  w.highest_start = highest;
+}
+
+// A block's work: every block_count()-th unit. A unit is one tile of queries of a head, or of a paired sequence the tile
+// that is as far from its end as the other one is from its beginning.
+class Walk {
+ public:
+  // All lanes of a warp. False: no more.
+  HOPPER_DEVICE bool next(const Job& job, Work& w) {
+    if (other_ >= 0) {
+      w.query = other_;
+      other_ = -1;
+    } else if (!find_unit(job, w)) {
+      return false;
     }
-    const int band = unit / (tiles * job.heads_together), first = band * job.heads_together;
-    const int heads = smaller(job.heads_together, job.heads - first), within = unit - first * tiles;
-    work.sequence = &s;
-    work.head = first + within % heads;
-    work.query = (tiles - 1 - within / heads) * kQueries;
-    work.end_key = smaller(s.keys, work.offset() + work.query + kQueries);
-    int lowest = s.keys, highest = 0;
-    for (int q = work.query + lane_index(); q < smaller(s.queries, work.query + kQueries); q += kWarp) {
-      const int start = start_of(job, s, q);
-      lowest = smaller(lowest, start);
-      highest = larger(highest, start);
-    }
-    HOPPER_UNROLL
-    for (int mask = 1; mask < kWarp; mask *= 2) {
-      lowest = smaller(lowest, shuffle_xor(lowest, mask));
-      highest = larger(highest, shuffle_xor(highest, mask));
-    }
-    work.first_key = lowest / kKeys * kKeys;
-    work.highest_start = highest;
+    find_keys(job, w);
     return true;
   }
-  return false;
-}
+
+ private:
+  HOPPER_DEVICE bool find_unit(const Job& job, Work& w) {
+    for (; sequence_ < job.sequences; ++sequence_) {
+      const Sequence& s = job.sequence[sequence_];
+      const int units = units_of(s), place = unit_ - first_;
+      if (place < units * job.heads) {
+        const int band = place / (units * job.heads_together), first_head = band * job.heads_together;
+        const int heads = smaller(job.heads_together, job.heads - first_head), within = place - first_head * units;
+        const int last = tiles_of(s.queries, kQueries) - 1, back = within / heads;
+        w.sequence = &s;
+        w.head = first_head + within % heads;
+        w.query = (last - back) * kQueries;
+        other_ = s.paired && back != last - back ? back * kQueries : -1;
+        unit_ += block_count();
+        return true;
+      }
+      first_ += units * job.heads;
+    }
+    return false;
+  }
+
+  int unit_ = block_index(), sequence_ = 0;
+  int first_ = 0;   // the sequence's first unit
+  int other_ = -1;  // the pair's second tile: its first query
+};
 
 // ---- Loads, by one warp
 
@@ -118,14 +147,14 @@ HOPPER_DEVICE void load_v(const Job& job, const Work& w, int key, int n) {
   tma_load(&w.sequence->v, to + kKeyPanel, full, w.head * job.v_head_stride + 64, key);
 }
 
-// In the order in which the tiles are wanted.
+// In the order in which the tiles are wanted. Keys come before Q, whose place is free later.
 HOPPER_DEVICE void load_tiles(const Job& job, const Work& w, int turn, int& n) {
+  load_k(job, w, w.first_key, n);
   barrier_wait(&shared().q_empty, static_cast<uint32_t>(turn & 1) ^ 1);
   barrier_arrive_expect(&shared().q_full, kBytesQ);
   HOPPER_UNROLL
   for (int i = 0; i < 3; ++i)
     tma_load(&w.sequence->q, shared().q + i * kQueryPanel, &shared().q_full, w.head * kHead + i * 64, w.query);
-  load_k(job, w, w.first_key, n);
   for (int key = w.first_key + kKeys; key < w.end_key; key += kKeys, ++n) {
     load_k(job, w, key, n + 1);
     load_v(job, w, key - kKeys, n);
@@ -134,9 +163,10 @@ HOPPER_DEVICE void load_tiles(const Job& job, const Work& w, int turn, int& n) {
 }
 
 HOPPER_DEVICE void load_all(const Job& job) {
-  int n = 0, turn = 0;
+  int n = 0;
+  Walk walk;
   Work w;
-  for (int unit = block_index(); work_of(job, unit, w); unit += block_count(), ++turn) {
+  for (int turn = 0; walk.next(job, w); ++turn) {
     if (lane_index() == 0) load_tiles(job, w, turn, n);
     sync_warp();
   }
@@ -218,6 +248,14 @@ HOPPER_DEVICE void round_weights(const float (&s)[64], uint32_t (&p)[8][4]) {
   for (int i = 0; i < 32; ++i) p[i / 4][i % 4] = to_bf16x2(s[2 * i], s[2 * i + 1]);
 }
 
+// The groups' turns at the tensor cores: named barriers on which one waits and the other arrives.
+HOPPER_DEVICE void wait_for_turn(int group) {
+  named_sync(1 + group, kGroups * kWarpgroup);
+}
+HOPPER_DEVICE void give_turn(int group) {
+  named_arrive(1 + group, kGroups * kWarpgroup);
+}
+
 HOPPER_DEVICE void release(Barrier* empty) {
   sync_warp();
   if (lane_index() == 0) barrier_arrive(empty);
@@ -240,10 +278,13 @@ HOPPER_DEVICE void attend(const Job& job, const Work& w, int group, int& n, floa
   HOPPER_NO_UNROLL
   for (int j = 1; j < tiles; ++j, ++n) {
     barrier_wait(&shared().k_full[stage_of(n + 1)], parity_of(n + 1));
+    wait_for_turn(group);
     wgmma_fence();
     multiply_scores(s, group, stage_of(n + 1));
     barrier_wait(&shared().v_full[stage_of(n)], parity_of(n));
+    wgmma_fence();  // again, or the compiler puts one in after the wait's loop and serialises all products
     add_values(o, p, stage_of(n));
+    give_turn(1 - group);
     wgmma_wait<1>();
     keep(s);
     release(&shared().k_empty[stage_of(n + 1)]);
@@ -255,6 +296,7 @@ HOPPER_DEVICE void attend(const Job& job, const Work& w, int group, int& n, floa
     scale_rows(o, factor);
     round_weights(s, p);
   }
+  release(&shared().q_empty);
   barrier_wait(&shared().v_full[stage_of(n)], parity_of(n));
   wgmma_fence();
   add_values(o, p, stage_of(n));
@@ -264,54 +306,56 @@ HOPPER_DEVICE void attend(const Job& job, const Work& w, int group, int& n, floa
   ++n;
 }
 
-// O divided by the sums, through this warpgroup's rows of Q, and lse. Hands Q back.
-HOPPER_DEVICE void finish(const Job& job, const Work& w, int group, float (&o)[64], const Softmax& softmax) {
-  const int warp = math_thread() / kWarp, lane = lane_index(), first = w.query + group * 64;
-  float inverse[2];
+// Word j of the quad's thread i becomes word i of its thread j.
+HOPPER_DEVICE void transpose_quad(uint32_t (&words)[4]) {
+  const bool odd = lane_index() % 2 != 0, high = lane_index() / 2 % 2 != 0;
+  HOPPER_UNROLL
+  for (int j = 0; j < 4; j += 2) {
+    const uint32_t other = shuffle_xor(odd ? words[j] : words[j + 1], 1);
+    words[j] = odd ? other : words[j];
+    words[j + 1] = odd ? words[j + 1] : other;
+  }
+  HOPPER_UNROLL
+  for (int j = 0; j < 2; ++j) {
+    const uint32_t other = shuffle_xor(high ? words[j] : words[j + 2], 2);
+    words[j] = high ? other : words[j];
+    words[j + 2] = high ? words[j + 2] : other;
+  }
+}
+
+// O divided by the sums, and lse. Straight to global memory, the four threads of a row 64 bytes at a time: the next tile's Q
+// and keys are already under way.
+HOPPER_DEVICE void finish(const Job& job, const Work& w, int group, const float (&o)[64], const Softmax& softmax) {
+  const int in_quad = lane_index() % 4;
   HOPPER_UNROLL
   for (int r = 0; r < 2; ++r) {
+    const int query = w.query + group * 64 + fragment_row(math_thread(), 2 * r);
+    const bool exists = query < w.sequence->queries;
+    const int64_t row = w.sequence->q_begin + query;
     float sum = softmax.sum[r];
     sum += shuffle_xor(sum, 1);
     sum += shuffle_xor(sum, 2);
-    const int query = first + fragment_row(math_thread(), 2 * r);
-    inverse[r] = query < w.sequence->queries ? divide(1.0f, sum) : 0.0f;
-    if (job.lse != nullptr && lane % 4 == 0 && query < w.sequence->queries)
-      job.lse[w.head * job.lse_stride + w.sequence->q_begin + query] = fma(softmax.maximum[r], job.scale, logarithm(sum));
-  }
-  scale_rows(o, inverse);
-  named_sync(1 + group, kWarpgroup);  // no warp's products read Q any more
-  HOPPER_UNROLL
-  for (int panel = 0; panel < 2; ++panel) {
-    uint8_t* to =
-        shared().q + static_cast<uint32_t>(panel) * kQueryPanel + static_cast<uint32_t>(group * 64 + warp * kOutRows) * 128;
+    const float inverse = divide(1.0f, sum);
+    if (job.lse != nullptr && in_quad == 0 && exists)
+      job.lse[w.head * job.lse_stride + row] = fma(softmax.maximum[r], job.scale, logarithm(sum));
+    auto* out = reinterpret_cast<Words4*>(job.o + row * job.o_stride + w.head * kValue);
     HOPPER_UNROLL
-    for (int i = 0; i < 4; ++i) {
-      const auto row = static_cast<uint32_t>(lane % 16), byte = static_cast<uint32_t>(i * 16 + lane / 16 * 8) * 2;
-      const float* x = o + panel * 32 + i * 8;
-      store_matrices(to + swizzled_offset(row, byte), to_bf16x2(x[0], x[1]), to_bf16x2(x[2], x[3]), to_bf16x2(x[4], x[5]),
-                     to_bf16x2(x[6], x[7]));
+    for (int i = 0; i < 64; i += 16) {  // 32 columns
+      Words4 words;
+      HOPPER_UNROLL
+      for (int j = 0; j < 4; ++j) words.w[j] = to_bf16x2(o[i + 4 * j + 2 * r] * inverse, o[i + 4 * j + 2 * r + 1] * inverse);
+      transpose_quad(words.w);
+      if (exists) out[i / 4 + in_quad] = words;
     }
   }
-  fence_shared_for_async();
-  sync_warp();
-  if (lane == 0) {
-    HOPPER_UNROLL
-    for (int panel = 0; panel < 2; ++panel)
-      tma_store(
-          &w.sequence->o,
-          shared().q + static_cast<uint32_t>(panel) * kQueryPanel + static_cast<uint32_t>(group * 64 + warp * kOutRows) * 128,
-          w.head * kValue + panel * 64, first + warp * kOutRows);
-    tma_commit();
-    tma_wait_read<0>();
-    barrier_arrive(&shared().q_empty);
-  }
-  sync_warp();
 }
 
 HOPPER_DEVICE void attend_all(const Job& job, int group) {
-  int n = 0, turn = 0;
+  int n = 0;
+  Walk walk;
   Work w;
-  for (int unit = block_index(); work_of(job, unit, w); unit += block_count(), ++turn) {
+  if (group == 1) give_turn(0);
+  for (int turn = 0; walk.next(job, w); ++turn) {
     float o[64];
     Softmax softmax;
     HOPPER_UNROLL
@@ -325,7 +369,7 @@ HOPPER_DEVICE void attend_all(const Job& job, int group) {
     attend(job, w, group, n, o, softmax);
     finish(job, w, group, o, softmax);
   }
-  if (lane_index() == 0) tma_wait<0>();
+  if (group == 0) wait_for_turn(0);  // takes the last one given
 }
 
 HOPPER_KERNEL(kThreads)

@@ -10,21 +10,28 @@ namespace rorqual::attention::forward_sm90a {
 
 inline constexpr int kNope = 128, kRope = 64, kHead = kNope + kRope, kValue = 128;
 inline constexpr int kQueries = 128, kKeys = 128;  // of a tile
-inline constexpr int kOutRows = 16;                // of a warp
 inline constexpr int kMostSequences = 40;          // of a launch
 
-// One sequence. The maps begin with its first row and end with its last one: rows behind read as zero and are not written.
-// Boxes of 64 columns, swizzled; o's of kOutRows rows, the others' of a tile's.
+// One sequence. The maps begin with its first row and end with its last one: rows behind read as zero. Boxes of 64 columns and
+// a tile's rows, swizzled.
 struct Sequence {
-  hopper::TensorMap q, k, k_rope, v, o;
+  hopper::TensorMap q, k, k_rope, v;
   int q_begin, k_begin;  // rows
   int queries, keys;     // keys ≥ queries > 0: query i sees keys up to keys - queries + i
+  bool paired;           // a block takes a heavy tile of queries and a light one together
 };
 HOPPER_BOTH constexpr int tiles_of(int rows, int tile) {
   return (rows + tile - 1) / tile;
 }
+// What blocks take at a time, per head.
+HOPPER_BOTH constexpr int units_of(const Sequence& s) {
+  const int tiles = tiles_of(s.queries, kQueries);
+  return s.paired ? (tiles + 1) / 2 : tiles;
+}
 
 struct Job {
+  uint16_t* o;
+  int64_t o_stride;
   float* lse;  // or null
   int64_t lse_stride;
   const int64_t* segment_start;  // or null
