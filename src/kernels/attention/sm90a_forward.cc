@@ -33,13 +33,7 @@ Sequence sequence_of(const AttentionForwardArgs& a, const AttentionSequence& s) 
           .k_begin = static_cast<int>(s.k_begin),
           .queries = static_cast<int>(s.q_end - s.q_begin),
           .keys = static_cast<int>(s.k_end - s.k_begin),
-          .paired = s.k_end - s.k_begin < 2 * (s.q_end - s.q_begin)};
-}
-
-// Heads whose keys and values fill half of the second-level cache, so that the tiles of queries that run together find them.
-int heads_together(const AttentionForwardArgs& a, int64_t keys, int64_t l2_bytes) {
-  const int64_t bytes = std::max<int64_t>(keys, 1) * (kNope + kValue) * 2;
-  return static_cast<int>(std::clamp<int64_t>(l2_bytes / 2 / bytes, 1, a.shape.heads));
+          .paired = true};
 }
 
 std::string refuse_rows(const char* name, const Tensor& t, int64_t head_stride = 0) {
@@ -79,17 +73,20 @@ int64_t units_of(const Job& job) {
   return units;
 }
 
-void launch_sequences(const AttentionForwardArgs& a, Job& job, const Stream& stream) {
-  const hopper::DeviceInfo& device = hopper::device_info();
-  int64_t keys = 0, units = units_of(job);
-  const bool few = units < device.multiprocessors;  // fewer pairs than could run at once
+// Pairs even out what blocks have to do. Where all tiles weigh about the same, for most keys lie before the queries, single
+// tiles spread better over few rounds of blocks.
+void choose_pairs(Job& job, int multiprocessors) {
+  const int64_t rounds = units_of(job) / multiprocessors;
   for (int i = 0; i < job.sequences; ++i) {
-    if (few) job.sequence[i].paired = false;
-    keys = std::max<int64_t>(keys, job.sequence[i].keys);
+    Sequence& s = job.sequence[i];
+    s.paired = rounds >= (s.keys < 2 * s.queries ? 1 : 4);
   }
-  if (few) units = units_of(job);
-  job.heads_together = heads_together(a, keys, device.l2_bytes);
-  launch(job, static_cast<int>(std::min<int64_t>(units, device.multiprocessors)), stream.device_stream());
+}
+
+void launch_sequences(Job& job, const Stream& stream) {
+  const int multiprocessors = hopper::device_info().multiprocessors;
+  choose_pairs(job, multiprocessors);
+  launch(job, static_cast<int>(std::min<int64_t>(units_of(job), multiprocessors)), stream.device_stream());
   job.sequences = 0;
 }
 
@@ -131,15 +128,16 @@ void attention_forward_sm90a(const AttentionForwardArgs& a, const Stream& stream
   job.heads = static_cast<int>(a.shape.heads);
   job.k_head_stride = static_cast<int>(a.k_head_stride);
   job.v_head_stride = static_cast<int>(a.v_head_stride);
+  // The most keys first: what is left for the end of a launch is small.
   std::vector<AttentionSequence> sequences(a.sequences.begin(), a.sequences.end());
   std::stable_sort(sequences.begin(), sequences.end(),
                    [](const auto& x, const auto& y) { return x.k_end - x.k_begin > y.k_end - y.k_begin; });
   for (const AttentionSequence& s : sequences) {
     if (s.q_begin == s.q_end) continue;
     job.sequence[job.sequences++] = sequence_of(a, s);
-    if (job.sequences == kMostSequences) launch_sequences(a, job, stream);
+    if (job.sequences == kMostSequences) launch_sequences(job, stream);
   }
-  if (job.sequences > 0) launch_sequences(a, job, stream);
+  if (job.sequences > 0) launch_sequences(job, stream);
 }
 
 }  // namespace rorqual

@@ -36,7 +36,7 @@ struct Job {
   int64_t lse_stride;
   const int64_t* segment_start;  // or null
   float scale, scale_log2e;
-  int heads, heads_together;  // so many heads' keys and values stay in the second-level cache
+  int heads;
   int k_head_stride, v_head_stride;
   int sequences;
   Sequence sequence[kMostSequences];

@@ -144,7 +144,7 @@ TEST_F(AttentionForwardSm90a, PairsOfTiles) {
   expect_true({2, sequences}, 20);
 }
 
-// More heads than stay together, more work than blocks, more sequences than a launch takes.
+// More work than blocks, more sequences than a launch takes.
 TEST_F(AttentionForwardSm90a, ManyHeadsAndSequences) {
   expect_true({7, sequences_of({140})}, 11);
   std::vector<int64_t> lengths(45, 1);
