@@ -1,6 +1,8 @@
 #!/usr/bin/env bash
-# resources.sh [-a] [FILE.cu]...: what kernels take of a multiprocessor, as a Markdown table, from ptxas; no GPU is needed. All device
-# code if no file is named. The instances of a template are one row (registers: fewest and most); -a: a row each. Exit 1 if a kernel spills registers. (Dynamic shared memory is chosen at launch and not listed.)
+# resources.sh [-a] [FILE.cu]...: what kernels take of a multiprocessor, as a Markdown table, from ptxas; no GPU is needed. All
+# device code if no file is named. The instances of a template are one row (registers: fewest and most); -a: a row each. Dynamic
+# shared memory is chosen at launch and not listed. Exit 1 if a kernel spills registers, or if ptxas waits where the source does
+# not (its remarks C75xx: products of the tensor cores that do not overlap).
 set -euo pipefail
 root=$(cd "$(dirname "${BASH_SOURCE[0]}")/../.." && pwd)
 cd "$root"
@@ -39,6 +41,7 @@ c++filt < "$log" | awk -v all="$all" '
     printf "| %s | `%s` | %s | %s | %s | %s | %s |\n", file, kernel, count, registers, barriers, stack, spilled
   }
   BEGIN { print "| file | kernel | instances | registers | barriers | stack, bytes | spilled, bytes |"; print "|---|---|---|---|---|---|---|" }
+  /C75[0-9][0-9]/ { print > "/dev/stderr"; bad = 1 }
   /Compiling entry function/ { kernel = name_of($0); file = $1; sub(/^src\//, "", file); stack = spilled = 0 }
   /bytes stack frame/ {
     stack = amount("[0-9]+ bytes stack")
