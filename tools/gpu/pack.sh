@@ -27,7 +27,7 @@ for program in hopper_test hopper_bench; do
 here=$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)
 cublas=
 if ! ldconfig -p 2>/dev/null | grep -q 'libcublasLt\.so\.13'; then
-  for folder in /usr/local/cuda*/lib64 /usr/local/cuda*/targets/*/lib \
+  for folder in /usr/local/cuda*/lib64 /usr/local/cuda*/lib /usr/local/cuda*/targets/*/lib \
     $(python3 -c 'import glob, sys; print(*(p for s in sys.path for p in glob.glob(s + "/nvidia/*/lib")))' 2>/dev/null); do
     [ -e "$folder/libcublasLt.so.13" ] && cublas=:$folder && break
   done
