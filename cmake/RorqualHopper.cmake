@@ -108,8 +108,10 @@ if(RORQUAL_CUDA AND CMAKE_CUDA_COMPILER)
     add_executable(hopper_test ${hopper_tests} ${hopper_cuda_tests} $<TARGET_OBJECTS:hopper_test_device>)
     set_target_properties(hopper_test PROPERTIES LINKER_LANGUAGE CXX)
     target_link_libraries(hopper_test PRIVATE hopper GTest::gtest GTest::gmock GTest::gtest_main)
-    gtest_discover_tests(hopper_test WORKING_DIRECTORY ${CMAKE_SOURCE_DIR} DISCOVERY_TIMEOUT 60 TEST_PREFIX "hopper."
-                         PROPERTIES TIMEOUT 600)
+    # One test, so that where no GPU is one line says so; tools/gpu/run.sh runs suite by suite.
+    add_test(NAME hopper.on_a_gpu COMMAND hopper_test WORKING_DIRECTORY ${CMAKE_SOURCE_DIR})
+    set_tests_properties(hopper.on_a_gpu PROPERTIES TIMEOUT 600 SKIP_REGULAR_EXPRESSION
+                         "CUDA finds no device;has compute capability")
   endif()
   if(RORQUAL_BENCH AND hopper_benches)
     find_package(benchmark REQUIRED)
