@@ -12,9 +12,9 @@ namespace rorqual {
 namespace {
 
 using gemm::GradientJob;
-using gemm::GradientShare;
 using gemm::kGradientTile;
 using gemm::kMostGradientProblems;
+using gemm::Share;
 
 bool aligned(const void* p, size_t bytes) {
   return reinterpret_cast<uintptr_t>(p) % bytes == 0;
@@ -71,9 +71,9 @@ hopper::TensorMap map_gradient(const Tensor& c) {
                                   .swizzle = true});
 }
 
-gemm::GradientProblem problem_of(const WeightGradientProblem& p, GradientShare share) {
-  return {.a = map_codes(p.a, share == GradientShare::kA),
-          .b = map_codes(p.b, share == GradientShare::kB),
+gemm::GradientProblem problem_of(const WeightGradientProblem& p, Share share) {
+  return {.a = map_codes(p.a, share == Share::kA),
+          .b = map_codes(p.b, share == Share::kB),
           .c = map_gradient(p.c),
           .scale_a = p.a.scales.ptr<float>(),
           .scale_b = p.b.scales.ptr<float>(),
@@ -90,15 +90,13 @@ void launch(Problems problems, const Stream& stream) {
   const int64_t n = problems[0]->c.rows, k = problems[0]->c.cols;
   const auto tiles = [](int64_t size) { return (size + kGradientTile - 1) / kGradientTile; };
   // Two blocks share an operand where no tile is left alone.
-  const GradientShare share = tiles(n) % 2 == 0   ? GradientShare::kB
-                              : tiles(k) % 2 == 0 ? GradientShare::kA
-                                                  : GradientShare::kNothing;
+  const Share share = tiles(n) % 2 == 0 ? Share::kB : tiles(k) % 2 == 0 ? Share::kA : Share::kNothing;
   GradientJob<kMost> job{};
   job.problems = static_cast<int32_t>(problems.size());
   job.n = static_cast<int32_t>(n);
   job.k = static_cast<int32_t>(k);
   for (size_t i = 0; i < problems.size(); ++i) job.problem[i] = problem_of(*problems[i], share);
-  const int cluster = share == GradientShare::kNothing ? 1 : 2;
+  const int cluster = gemm::cluster_of(share);
   const int64_t blocks =
       std::min<int64_t>(tiles(n) * tiles(k) * job.problems, hopper::device_info().multiprocessors / cluster * cluster);
   gemm::launch_gradient<kMost>(job, share, static_cast<int>(blocks), stream.device_stream());

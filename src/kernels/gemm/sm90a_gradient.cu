@@ -10,14 +10,12 @@
 //
 // Order of sums: 128 tokens' products on the tensor cores from zero, times (scale of a · scale of b), added in FP32 in
 // ascending blocks.
-#include "hopper/device.h"
 #include "hopper/launch.h"
 #include "kernels/gemm/sm90a_gradient_job.h"
+#include "kernels/gemm/sm90a_pipeline.h"
 
 namespace rorqual::gemm {
 namespace {
-
-using namespace hopper;
 
 constexpr int kTile = kGradientTile, kTokens = 128;  // of a stage
 constexpr int kStages = 5;
@@ -42,28 +40,16 @@ HOPPER_DEVICE SharedMemory& shared() {
   return *reinterpret_cast<SharedMemory*>(shared_memory());
 }
 
-// The stages in turn. `parity`: of the phases that end when they are full.
-struct Ring {
-  int stage = 0;
-  uint32_t parity = 0;
-  HOPPER_DEVICE void next() {
-    if (++stage == kStages) {
-      stage = 0;
-      parity ^= 1;
-    }
-  }
-};
-
 // A tile of C, or of a cluster's two blocks each its own.
 struct Tile {
   int problem, row, column;
 };
 
 // Tiles in bands of kBand along n, so that blocks that run together read the same operands. A cluster has two neighbours.
-template <GradientShare kShare>
+template <Share kShare>
 struct Tiles {
-  static constexpr int kCluster = kShare == GradientShare::kNothing ? 1 : 2, kBand = 8;
-  static constexpr int kUnitRows = kShare == GradientShare::kB ? 2 : 1, kUnitColumns = kShare == GradientShare::kA ? 2 : 1;
+  static constexpr int kCluster = cluster_of(kShare), kBand = 8;
+  static constexpr int kUnitRows = kShare == Share::kB ? 2 : 1, kUnitColumns = kShare == Share::kA ? 2 : 1;
   int problems, rows, columns;  // rows and columns in units of a cluster
 
   HOPPER_DEVICE Tiles(int problem_count, int n, int k)
@@ -84,38 +70,22 @@ struct Tiles {
   }
 };
 
-// Also where a cluster shares operands: the copies of the other block touch what tensor cores read, never the scales.
-HOPPER_DEVICE void wait_until_empty(const Ring& ring) {
-  barrier_wait(&shared().empty[ring.stage], ring.parity ^ 1);
-}
-
-// One operand's 128 rows of a stage; if the cluster shares them, each block brings half for both.
-template <bool kShared>
-HOPPER_DEVICE void load_codes(const TensorMap* map, uint8_t* stage, Barrier* full, int token, int row) {
-  if constexpr (kShared) {
-    const int half = cluster_rank() * (kTile / 2);
-    tma_load_multicast(map, stage + half * kTokens, full, 3, token, row + half);
-  } else {
-    tma_load(map, stage, full, token, row);
-  }
-}
-
 // One thread.
-template <GradientShare kShare, int kMost>
-HOPPER_DEVICE void fetch_codes(const GradientJob<kMost>& job) {
+template <Share kShare, int kMost>
+HOPPER_DEVICE void fetch_all_codes(const GradientJob<kMost>& job) {
   const Tiles<kShare> tiles(job.problems, job.n, job.k);
-  Ring ring;
+  Ring<kStages> ring;
   for (int unit = tiles.first(); unit < tiles.end(); unit += tiles.step()) {
     const Tile tile = tiles.at(unit);
     const GradientProblem& problem = job.problem[tile.problem];
     tma_prefetch(&problem.c);
     const int blocks = static_cast<int>(problem.blocks);
     for (int block = 0; block < blocks; ++block, ring.next()) {
-      wait_until_empty(ring);
+      wait_until_empty(&shared().empty[ring.stage], ring.parity);
       Barrier* full = &shared().full[ring.stage];
       barrier_arrive_expect(full, 2 * kCodeBytes);
-      load_codes<kShare == GradientShare::kA>(&problem.a, shared().a[ring.stage], full, block * kTokens, tile.row);
-      load_codes<kShare == GradientShare::kB>(&problem.b, shared().b[ring.stage], full, block * kTokens, tile.column);
+      fetch_codes<kShare == Share::kA, kTile>(&problem.a, shared().a[ring.stage], full, block * kTokens, tile.row);
+      fetch_codes<kShare == Share::kB, kTile>(&problem.b, shared().b[ring.stage], full, block * kTokens, tile.column);
     }
   }
 }
@@ -135,10 +105,10 @@ HOPPER_DEVICE void store_scales(float* stage, const float (&value)[kScalesPerLan
 }
 
 // A warp: the stages whose number leaves `turn` when divided by kScaleWarps.
-template <GradientShare kShare, int kMost>
+template <Share kShare, int kMost>
 HOPPER_DEVICE void fetch_scales(const GradientJob<kMost>& job, int turn) {
   const Tiles<kShare> tiles(job.problems, job.n, job.k);
-  Ring ring;
+  Ring<kStages> ring;
   for (int unit = tiles.first(); unit < tiles.end(); unit += tiles.step()) {
     const Tile tile = tiles.at(unit);
     const GradientProblem& problem = job.problem[tile.problem];
@@ -150,7 +120,7 @@ HOPPER_DEVICE void fetch_scales(const GradientJob<kMost>& job, int turn) {
       float a[kScalesPerLane], b[kScalesPerLane];
       load_scales(a, problem.scale_a + block * problem.scale_a_stride, tile.row, job.n);
       load_scales(b, problem.scale_b + block * problem.scale_b_stride, tile.column, job.k);
-      wait_until_empty(ring);
+      wait_until_empty(&shared().empty[ring.stage], ring.parity);
       store_scales(shared().scale_a[ring.stage], a);
       store_scales(shared().scale_b[ring.stage], b);
       sync_warp();
@@ -159,28 +129,7 @@ HOPPER_DEVICE void fetch_scales(const GradientJob<kMost>& job, int turn) {
   }
 }
 
-// Of the calling warp, in its own block and in the cluster's other one, whose copies come here too.
-template <int kCluster>
-HOPPER_DEVICE void release(int stage) {
-  sync_warp();
-  if (kCluster == 1) {
-    if (lane_index() == 0) barrier_arrive(&shared().empty[stage]);
-  } else if (lane_index() < kCluster) {
-    barrier_give_back_at(&shared().empty[stage], lane_index());
-  }
-}
-
 constexpr int kRegisters = kTile / 2;  // a thread's part of [64, 128]
-
-// partial = A·Bᵀ of a stage. Leaves it to the tensor cores.
-HOPPER_DEVICE void multiply(float (&partial)[kRegisters], int stage, int group) {
-  const MatrixDescriptor a = matrix_descriptor(shared_address(shared().a[stage] + group * 64 * kTokens), 1024);
-  const MatrixDescriptor b = matrix_descriptor(shared_address(shared().b[stage]), 1024);
-  wgmma_fence();
-  HOPPER_UNROLL
-  for (uint32_t i = 0; i < kTokens / 32; ++i) wgmma_e4m3<kTile>(partial, advance(a, 32 * i), advance(b, 32 * i), i > 0);
-  wgmma_commit();
-}
 
 // A stage's scales of the thread's two rows and 32 columns.
 struct Scales {
@@ -224,12 +173,12 @@ HOPPER_DEVICE void add_to_c(const TensorMap* c, const float (&sum)[kRegisters], 
 }
 
 // A warpgroup: rows 64·group … of the block's tiles.
-template <GradientShare kShare, int kMost>
+template <Share kShare, int kMost>
 HOPPER_DEVICE void compute(const GradientJob<kMost>& job, int group) {
   constexpr int kCluster = Tiles<kShare>::kCluster;
   const Tiles<kShare> tiles(job.problems, job.n, job.k);
   const int thread = thread_index() % kWarpgroup, warp = warp_index() - kWarpgroup / kWarp;
-  Ring ring;
+  Ring<kStages> ring;
   for (int unit = tiles.first(); unit < tiles.end(); unit += tiles.step()) {
     const Tile tile = tiles.at(unit);
     const GradientProblem& problem = job.problem[tile.problem];
@@ -239,12 +188,12 @@ HOPPER_DEVICE void compute(const GradientJob<kMost>& job, int group) {
     for (int i = 0; i < kRegisters; ++i) sum[i] = 0;
     for (int block = 0; block < blocks; ++block, ring.next()) {
       barrier_wait(&shared().full[ring.stage], ring.parity);
-      multiply(partial, ring.stage, group);
+      multiply_stage<kTile>(partial, shared().a[ring.stage] + group * 64 * kTokens, shared().b[ring.stage]);
       Scales scales;
       read_scales(scales, ring.stage, group, thread);
       wgmma_wait<0>();
       keep(partial);
-      release<kCluster>(ring.stage);
+      release<kCluster>(&shared().empty[ring.stage]);
       promote(sum, partial, scales);
     }
     add_to_c(&problem.c, sum, warp, thread, tile.row + group * 64 + warp % 4 * kOutRows, tile.column);
@@ -252,7 +201,7 @@ HOPPER_DEVICE void compute(const GradientJob<kMost>& job, int group) {
   if (lane_index() == 0) tma_wait<0>();
 }
 
-template <GradientShare kShare, int kMost>
+template <Share kShare, int kMost>
 HOPPER_KERNEL(kThreads)
 void gradient_kernel(HOPPER_PARAMETER GradientJob<kMost> job) {
   constexpr int kCluster = Tiles<kShare>::kCluster;
@@ -274,7 +223,7 @@ void gradient_kernel(HOPPER_PARAMETER GradientJob<kMost> job) {
     if (warp > 0) {
       fetch_scales<kShare>(job, warp - 1);
     } else if (lane_index() == 0) {
-      fetch_codes<kShare>(job);
+      fetch_all_codes<kShare>(job);
     }
   } else {
     take_registers<232>();
@@ -287,20 +236,20 @@ void gradient_kernel(HOPPER_PARAMETER GradientJob<kMost> job) {
 }  // namespace
 
 template <int kMost>
-void launch_gradient(const GradientJob<kMost>& job, GradientShare share, int blocks, void* stream) {
+void launch_gradient(const GradientJob<kMost>& job, Share share, int blocks, void* stream) {
   LaunchShape shape{.blocks = static_cast<uint32_t>(blocks), .threads = kThreads, .shared_bytes = sizeof(SharedMemory)};
-  if (share == GradientShare::kNothing) {
-    HOPPER_LAUNCH((gradient_kernel<GradientShare::kNothing, kMost>), shape, stream, job);
+  if (share == Share::kNothing) {
+    HOPPER_LAUNCH((gradient_kernel<Share::kNothing, kMost>), shape, stream, job);
     return;
   }
   shape.cluster = 2;
-  if (share == GradientShare::kA)
-    HOPPER_LAUNCH((gradient_kernel<GradientShare::kA, kMost>), shape, stream, job);
+  if (share == Share::kA)
+    HOPPER_LAUNCH((gradient_kernel<Share::kA, kMost>), shape, stream, job);
   else
-    HOPPER_LAUNCH((gradient_kernel<GradientShare::kB, kMost>), shape, stream, job);
+    HOPPER_LAUNCH((gradient_kernel<Share::kB, kMost>), shape, stream, job);
 }
 
-template void launch_gradient<1>(const GradientJob<1>&, GradientShare, int, void*);
-template void launch_gradient<kMostGradientProblems>(const GradientJob<kMostGradientProblems>&, GradientShare, int, void*);
+template void launch_gradient<1>(const GradientJob<1>&, Share, int, void*);
+template void launch_gradient<kMostGradientProblems>(const GradientJob<kMostGradientProblems>&, Share, int, void*);
 
 }  // namespace rorqual::gemm

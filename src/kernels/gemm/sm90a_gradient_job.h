@@ -2,6 +2,7 @@
 #pragma once
 
 #include "hopper/types.h"
+#include "kernels/gemm/sm90a_tile.h"
 
 namespace rorqual::gemm {
 
@@ -17,9 +18,6 @@ struct GradientProblem {
   int64_t blocks;  // of 128 tokens, at least 1
 };
 
-// What the two blocks of a cluster have in common: tiles side by side along k have the rows of A, along n those of B.
-enum class GradientShare { kNothing, kA, kB };
-
 // Problems of the same n and k, in the order in which they are computed.
 template <int kMost>
 struct GradientJob {
@@ -33,6 +31,6 @@ inline constexpr int kGradientTile = 128;                              // rows a
 inline constexpr int kGradientOutRows = 16, kGradientOutColumns = 32;  // of the boxes that leave
 
 template <int kMost>
-void launch_gradient(const GradientJob<kMost>& job, GradientShare share, int blocks, void* stream);
+void launch_gradient(const GradientJob<kMost>& job, Share share, int blocks, void* stream);
 
 }  // namespace rorqual::gemm
