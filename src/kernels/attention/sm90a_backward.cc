@@ -5,6 +5,7 @@
 #include "hopper/tensor_map.h"
 #include "kernels/attention/sm90a.h"
 #include "kernels/attention/sm90a_backward_job.h"
+#include "kernels/attention/sm90a_host.h"
 
 namespace rorqual {
 namespace attention::backward_sm90a {
@@ -102,41 +103,16 @@ void launch(const Job& job, const Stream& stream) {
   launch_finish_rope(job, stream.device_stream());
 }
 
-std::string refuse_rows(const char* name, const Tensor& t, int64_t head_stride = 0) {
-  if (t.dtype != DType::kBF16) return fmt::format("{} holds {}, not BF16", name, dtype_name(t.dtype));
-  if (reinterpret_cast<uintptr_t>(t.data) % 16 != 0 || t.stride % 8 != 0 || head_stride % 8 != 0)
-    return fmt::format("rows of {} are not 16-byte aligned", name);
-  return "";
-}
-
-void check_rows(const char* name, const Tensor& t, int64_t rows, int64_t cols) {
-  CHECK(t.rows >= rows && t.cols >= cols && (t || rows == 0), "{} is [{}, {}], needs [{}, {}]", name, t.rows, t.cols, rows,
-        cols);
-}
-
 void check(const AttentionBackwardArgs& a) {
   const int64_t heads = a.shape.heads;
-  int64_t q_rows = 0, k_rows = 0;
-  for (const AttentionSequence& s : a.sequences) {
-    CHECK(s.q_begin >= 0 && s.k_begin >= 0 && s.q_end >= s.q_begin && s.k_end - s.k_begin >= s.q_end - s.q_begin,
-          "queries [{}, {}) against keys [{}, {})", s.q_begin, s.q_end, s.k_begin, s.k_end);
-    q_rows = std::max(q_rows, s.q_end);
-    k_rows = std::max(k_rows, s.k_end);
-  }
-  check_rows("q", a.q, q_rows, heads * kHead);
-  check_rows("k", a.k, k_rows, (heads - 1) * a.k_head_stride + kNope);
-  check_rows("k_rope", a.k_rope, k_rows, kRope);
-  check_rows("v", a.v, k_rows, (heads - 1) * a.v_head_stride + kValue);
-  check_rows("o", a.o, q_rows, heads * kValue);
-  check_rows("lse", a.lse, heads, q_rows);
-  check_rows("d_o", a.d_o, q_rows, heads * kValue);
-  check_rows("d_q", a.d_q, q_rows, heads * kHead);
-  check_rows("d_k", a.d_k, k_rows, (heads - 1) * a.d_k_head_stride + kNope);
-  check_rows("d_v", a.d_v, k_rows, (heads - 1) * a.d_v_head_stride + kValue);
-  check_rows("d_k_rope", a.d_k_rope, k_rows, kRope);
+  const Reach reach = check_inputs(a);
+  check_rows("lse", a.lse, heads, reach.q_rows);
+  check_rows("d_o", a.d_o, reach.q_rows, heads * kValue);
+  check_rows("d_q", a.d_q, reach.q_rows, heads * kHead);
+  check_rows("d_k", a.d_k, reach.k_rows, (heads - 1) * a.d_k_head_stride + kNope);
+  check_rows("d_v", a.d_v, reach.k_rows, (heads - 1) * a.d_v_head_stride + kValue);
+  check_rows("d_k_rope", a.d_k_rope, reach.k_rows, kRope);
   check_rows("scratch", a.scratch, 1, attention_backward_scratch_sm90a(a.shape, a.sequences));
-  CHECK(a.segment_start.empty() || static_cast<int64_t>(a.segment_start.size()) >= q_rows,
-        "{} segment starts for {} query rows", a.segment_start.size(), q_rows);
 }
 
 }  // namespace
@@ -146,9 +122,7 @@ using namespace attention::backward_sm90a;
 
 std::string refuse_attention_backward_sm90a(const AttentionBackwardArgs& a) {
   const AttentionShape& s = a.shape;
-  if (s.heads != s.kv_heads) return fmt::format("{} heads share {} key heads", s.heads, s.kv_heads);
-  if (s.nope_dim != kNope || s.rope_dim != kRope || s.v_dim != kValue)
-    return fmt::format("head sizes are {} + {}, {}, not {} + {}, {}", s.nope_dim, s.rope_dim, s.v_dim, kNope, kRope, kValue);
+  if (std::string reason = attention::refuse_shape(s); !reason.empty()) return reason;
   if (s.heads > 65535) return fmt::format("{} heads", s.heads);
   const struct {
     const char* name;
@@ -165,7 +139,7 @@ std::string refuse_attention_backward_sm90a(const AttentionBackwardArgs& a) {
                  {"d_v", a.d_v, a.d_v_head_stride},
                  {"d_k_rope", a.d_k_rope, 0}};
   for (const auto& t : tensors)
-    if (std::string reason = refuse_rows(t.name, t.tensor, t.head_stride); !reason.empty()) return reason;
+    if (std::string reason = attention::refuse_rows(t.name, t.tensor, t.head_stride); !reason.empty()) return reason;
   if (a.lse.dtype != DType::kF32) return fmt::format("lse holds {}, not F32", dtype_name(a.lse.dtype));
   if (a.scratch.dtype != DType::kF32 || reinterpret_cast<uintptr_t>(a.scratch.data) % 16 != 0)
     return "scratch is not F32, 16-byte aligned";

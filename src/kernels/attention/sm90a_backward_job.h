@@ -5,10 +5,10 @@
 
 #include "hopper/launch.h"
 #include "hopper/types.h"
+#include "kernels/attention/sm90a_sizes.h"
 
 namespace rorqual::attention::backward_sm90a {
 
-inline constexpr int kNope = 128, kRope = 64, kHead = kNope + kRope, kValue = 128;
 inline constexpr int kQueries = 64, kKeys = 128;    // of a tile
 inline constexpr int kMostSequences = 128;          // of a launch
 inline constexpr int kTileSums = kQueries * kHead;  // of dq: elements that a tile of queries has in scratch

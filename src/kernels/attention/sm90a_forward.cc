@@ -7,6 +7,7 @@
 #include "hopper/tensor_map.h"
 #include "kernels/attention/sm90a.h"
 #include "kernels/attention/sm90a_forward_job.h"
+#include "kernels/attention/sm90a_host.h"
 
 namespace rorqual {
 namespace attention::forward_sm90a {
@@ -36,35 +37,9 @@ Sequence sequence_of(const AttentionForwardArgs& a, const AttentionSequence& s) 
           .paired = true};
 }
 
-std::string refuse_rows(const char* name, const Tensor& t, int64_t head_stride = 0) {
-  if (t.dtype != DType::kBF16) return fmt::format("{} holds {}, not BF16", name, dtype_name(t.dtype));
-  if (reinterpret_cast<uintptr_t>(t.data) % 16 != 0 || t.stride % 8 != 0 || head_stride % 8 != 0)
-    return fmt::format("rows of {} are not 16-byte aligned", name);
-  return "";
-}
-
-void check_rows(const char* name, const Tensor& t, int64_t rows, int64_t cols) {
-  CHECK(t.rows >= rows && t.cols >= cols && (t || rows == 0), "{} is [{}, {}], needs [{}, {}]", name, t.rows, t.cols, rows,
-        cols);
-}
-
 void check(const AttentionForwardArgs& a) {
-  const int64_t heads = a.shape.heads;
-  int64_t q_rows = 0, k_rows = 0;
-  for (const AttentionSequence& s : a.sequences) {
-    CHECK(s.q_begin >= 0 && s.k_begin >= 0 && s.q_end >= s.q_begin && s.k_end - s.k_begin >= s.q_end - s.q_begin,
-          "queries [{}, {}) against keys [{}, {})", s.q_begin, s.q_end, s.k_begin, s.k_end);
-    q_rows = std::max(q_rows, s.q_end);
-    k_rows = std::max(k_rows, s.k_end);
-  }
-  check_rows("q", a.q, q_rows, heads * kHead);
-  check_rows("k", a.k, k_rows, (heads - 1) * a.k_head_stride + kNope);
-  check_rows("k_rope", a.k_rope, k_rows, kRope);
-  check_rows("v", a.v, k_rows, (heads - 1) * a.v_head_stride + kValue);
-  check_rows("o", a.o, q_rows, heads * kValue);
-  if (a.lse) check_rows("lse", a.lse, heads, q_rows);
-  CHECK(a.segment_start.empty() || static_cast<int64_t>(a.segment_start.size()) >= q_rows,
-        "{} segment starts for {} query rows", a.segment_start.size(), q_rows);
+  const Reach reach = check_inputs(a);
+  if (a.lse) check_rows("lse", a.lse, a.shape.heads, reach.q_rows);
 }
 
 int64_t units_of(const Job& job) {
@@ -97,9 +72,7 @@ using namespace attention::forward_sm90a;
 
 std::string refuse_attention_forward_sm90a(const AttentionForwardArgs& a) {
   const AttentionShape& s = a.shape;
-  if (s.heads != s.kv_heads) return fmt::format("{} heads share {} key heads", s.heads, s.kv_heads);
-  if (s.nope_dim != kNope || s.rope_dim != kRope || s.v_dim != kValue)
-    return fmt::format("head sizes are {} + {}, {}, not {} + {}, {}", s.nope_dim, s.rope_dim, s.v_dim, kNope, kRope, kValue);
+  if (std::string reason = attention::refuse_shape(s); !reason.empty()) return reason;
   if (!(s.scale > 0)) return fmt::format("scores are scaled by {}", s.scale);
   const struct {
     const char* name;
@@ -108,7 +81,7 @@ std::string refuse_attention_forward_sm90a(const AttentionForwardArgs& a) {
   } tensors[] = {
       {"q", a.q, 0}, {"k", a.k, a.k_head_stride}, {"k_rope", a.k_rope, 0}, {"v", a.v, a.v_head_stride}, {"o", a.o, 0}};
   for (const auto& t : tensors)
-    if (std::string reason = refuse_rows(t.name, t.tensor, t.head_stride); !reason.empty()) return reason;
+    if (std::string reason = attention::refuse_rows(t.name, t.tensor, t.head_stride); !reason.empty()) return reason;
   if (a.lse && a.lse.dtype != DType::kF32) return fmt::format("lse holds {}, not F32", dtype_name(a.lse.dtype));
   return "";
 }
