@@ -271,7 +271,7 @@ TEST(EmulatorDeathTest, WritesBeyondABufferAreSeen) {
         const DeviceBuffer buffer(100);
         buffer.as<uint8_t>()[100] = 0;
       },
-      "wrote 1 bytes beyond a buffer of 100");
+      "wrote 1 bytes beyond a buffer of 100|use-after-poison");
 }
 
 }  // namespace

@@ -7,6 +7,13 @@
 
 #include "base/error.h"
 
+#ifdef __SANITIZE_ADDRESS__
+#include <sanitizer/asan_interface.h>
+#else
+#define ASAN_POISON_MEMORY_REGION(memory, bytes) static_cast<void>(0)
+#define ASAN_UNPOISON_MEMORY_REGION(memory, bytes) static_cast<void>(0)
+#endif
+
 namespace rorqual::hopper {
 
 bool is_emulated() {
@@ -23,7 +30,8 @@ const DeviceInfo& device_info() {
 
 namespace {
 
-// Beyond a buffer's end lies what a kernel must not write; looked at when the buffer is released.
+// Around a buffer lies what a kernel must not touch: what is behind is looked at when the buffer is released, and
+// AddressSanitizer sees reads too.
 constexpr size_t kGuard = 256;
 constexpr int kGuardByte = 0xa5;
 struct Header {
@@ -39,13 +47,17 @@ DeviceBuffer::DeviceBuffer(size_t bytes) : bytes_(bytes) {
   data_.reset(block + kGuard);
   std::memset(data(), 0xff, bytes);
   std::memset(block + kGuard + bytes, kGuardByte, kGuard);
+  ASAN_POISON_MEMORY_REGION(block, kGuard);
+  ASAN_POISON_MEMORY_REGION(block + kGuard + bytes, kGuard);
 }
 DeviceBuffer::DeviceBuffer(const void* host, size_t bytes) : DeviceBuffer(bytes) {
   copy_from(host, bytes);
 }
 void DeviceBuffer::Release::operator()(void* p) const {
   auto* block = static_cast<std::byte*>(p) - kGuard;
+  ASAN_UNPOISON_MEMORY_REGION(block, kGuard);
   const size_t bytes = reinterpret_cast<const Header*>(block)->bytes;
+  ASAN_UNPOISON_MEMORY_REGION(block + kGuard + bytes, kGuard);
   for (size_t i = 0; i < kGuard; ++i)
     CHECK(block[kGuard + bytes + i] == std::byte{kGuardByte}, "a kernel wrote {} bytes beyond a buffer of {}", i + 1, bytes);
   std::free(block);
