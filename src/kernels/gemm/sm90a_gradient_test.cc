@@ -8,24 +8,21 @@
 #include "base/rng.h"
 #include "hopper/test_support.h"
 #include "kernels/gemm/sm90a.h"
-#include "numerics/accumulator.h"
+#include "kernels/gemm/sm90a_test_support.h"
 
 namespace rorqual {
 namespace {
 
 using WeightGradientSm90a = hopper::HopperTest;
+using gemm::code_value;
+using gemm::ExpectedSum;
+using gemm::kNan;
+using gemm::kNanCode;
+using gemm::random_code;
+using gemm::random_scale;
 using hopper::DeviceBuffer;
 using hopper::to_device;
 using hopper::to_host;
-
-constexpr uint8_t kNanCode = 0x7f;
-const float kNan = std::bit_cast<float>(0x7fc00000u);
-// What the tensor cores keep of a sum (spec 2.3), the worse of two readings; the emulator keeps just that.
-constexpr Accumulator kTensorCores{.fraction_bits = 13, .promote = 128};
-
-float code_value(uint8_t bits) {
-  return static_cast<float>(E4M3::from_bits(bits));
-}
 
 // One side of a list of problems: the codes of all in one matrix [channels, tokens], each problem's from a multiple of 128;
 // between them, as in gaps between rows, NaN.
@@ -41,19 +38,12 @@ class Side {
     codes_.assign(static_cast<size_t>(channels * pitch_), kNanCode);
     scale_pitch_ = channels + 3;
     scales_.assign(static_cast<size_t>(scale_groups(total_) * scale_pitch_ + 1), kNan);
-    const RandomKey key{.seed = seed};
     for (size_t p = 0; p < tokens.size(); ++p)
       for (int64_t c = 0; c < channels; ++c) {
-        for (int64_t t = begins_[p]; t < begins_[p] + tokens[p]; ++t) {
-          const auto word = random_words(key, static_cast<uint64_t>(c * pitch_ + t))[0];
-          const auto bits = static_cast<uint8_t>(word >> 8 & 0xff);
-          codes_[static_cast<size_t>(c * pitch_ + t)] = (bits & 0x7f) == 0x7f ? static_cast<uint8_t>(bits ^ 1) : bits;
-        }
-        for (int64_t g = begins_[p] / kScaleGroup; g < scale_groups(begins_[p] + tokens[p]); ++g) {
-          const auto words = random_words({.seed = seed, .layer = 1}, static_cast<uint64_t>(g * channels + c));
-          const float power = power_of_two(static_cast<int>(words[0] % 12) - 14);
-          scale(g, c) = rule == ScaleRule::kPow2 ? power : power * (1 + static_cast<float>(words[1] >> 9) * 0x1p-23f);
-        }
+        for (int64_t t = begins_[p]; t < begins_[p] + tokens[p]; ++t)
+          codes_[static_cast<size_t>(c * pitch_ + t)] = random_code(seed, static_cast<uint64_t>(c * pitch_ + t));
+        for (int64_t g = begins_[p] / kScaleGroup; g < scale_groups(begins_[p] + tokens[p]); ++g)
+          scale(g, c) = random_scale(seed, static_cast<uint64_t>(g * channels + c), rule);
       }
   }
   void upload() {
@@ -84,42 +74,11 @@ class Side {
   DeviceBuffer device_codes_, device_scales_;
 };
 
-// What an element must be: exactly, on tensor cores as the emulator's, and within a bound on any that keep 13 bits.
-struct Expected {
-  float model = 0;
-  double sum = 0, bound = 0;
-};
-Expected expected(Side& a, Side& b, size_t p, int64_t n, int64_t k, float before) {
-  const std::vector<float> x = a.values(p, n), y = b.values(p, k);
-  Expected out;
-  double size = 0;
-  for (size_t begin = 0; begin < x.size(); begin += 128) {
-    const size_t end = std::min(begin + 128, x.size());
-    const auto block = static_cast<int64_t>(begin / 128);
-    const float scale = a.scale_of_block(p, block, n) * b.scale_of_block(p, block, k);
-    const float partial = accumulate_products(kTensorCores, {x.data() + begin, end - begin}, {y.data() + begin, end - begin});
-    out.model = std::fma(partial, scale, out.model);
-    // Of 32 products and the running sum each loses what lies below the largest one's 13th fraction bit, the result likewise.
-    double exact = 0, bound = 0;
-    for (size_t step = begin; step < end; step += 32) {
-      double largest = std::abs(exact) + bound;
-      for (size_t t = step; t < std::min(step + 32, end); ++t) {
-        const double product = static_cast<double>(x[t]) * static_cast<double>(y[t]);
-        largest = std::max(largest, std::abs(product));
-        exact += product;
-      }
-      bound += 33 * 0x1p-13 * largest;
-      bound += 0x1p-13 * (std::abs(exact) + bound);
-    }
-    out.sum += exact * static_cast<double>(scale);
-    out.bound += bound * static_cast<double>(scale);
-    size += (std::abs(exact) + bound) * static_cast<double>(scale);
-  }
-  out.bound += static_cast<double>(scale_groups(static_cast<int64_t>(x.size())) + 2) * 0x1p-23 * size;
-  out.model += before;
-  out.sum += static_cast<double>(before);
-  out.bound += 0x1p-23 * (std::abs(static_cast<double>(before)) + size) + 0x1p-126;
-  return out;
+// What an element of problem p must be, added to `before`.
+ExpectedSum expected(Side& a, Side& b, size_t p, int64_t n, int64_t k, float before) {
+  return gemm::expected_sum(
+      a.values(p, n), b.values(p, k),
+      [&](int64_t block) { return a.scale_of_block(p, block, n) * b.scale_of_block(p, block, k); }, before);
 }
 
 // A list of problems with gradients that hold something before, gaps between them.
@@ -162,7 +121,7 @@ class Problems {
  private:
   void expect_element(const std::vector<float>& got, size_t p, int64_t i) {
     const auto at = static_cast<size_t>(gradient_at(p) + i);
-    const Expected want = expected(a_, b_, p, i / k_, i % k_, before_[at]);
+    const ExpectedSum want = expected(a_, b_, p, i / k_, i % k_, before_[at]);
     const auto where = [&] {
       return fmt::format("element [{}, {}] of [{}, {}], problem {} of {} tokens", i / k_, i % k_, n_, k_, p, tokens_[p]);
     };
@@ -261,8 +220,8 @@ TEST_F(WeightGradientSm90a, ShapesMayDiffer) {
   const auto got = to_host<float>(c);
   for (size_t i = 0; i < 24 * 40; ++i) {
     const auto at = static_cast<int64_t>(i);
-    const Expected x = expected(first.a(), first.b(), 0, at / 40, at % 40, 0);
-    const Expected y = expected(second.a(), second.b(), 0, at / 24, at % 24, 0);
+    const ExpectedSum x = expected(first.a(), first.b(), 0, at / 40, at % 40, 0);
+    const ExpectedSum y = expected(second.a(), second.b(), 0, at / 24, at % 24, 0);
     ASSERT_NEAR(static_cast<double>(got[i]), x.sum, x.bound) << "element " << i << " of the first";
     ASSERT_NEAR(static_cast<double>(got[24 * 40 + i]), y.sum, y.bound) << "element " << i << " of the second";
   }
@@ -309,7 +268,7 @@ TEST_F(WeightGradientSm90a, SaysWhatItDoesNotTake) {
   using ::testing::HasSubstr;
   EXPECT_EQ(reason([](auto&, auto&) {}), "");
   EXPECT_EQ(refuse_weight_gradient_sm90a({}), "");
-  EXPECT_THAT(reason([](auto& args, auto&) { args.accumulator = kTensorCores; }), HasSubstr("accumulator"));
+  EXPECT_THAT(reason([](auto& args, auto&) { args.accumulator = gemm::kTensorCores; }), HasSubstr("accumulator"));
   EXPECT_THAT(reason([](auto&, auto& p) { p.a.codes.dtype = DType::kE5M2; }), HasSubstr("A holds F8_E5M2"));
   EXPECT_THAT(reason([](auto&, auto& p) { p.b.codes.dtype = DType::kBF16; }), HasSubstr("B holds BF16"));
   EXPECT_THAT(reason([](auto&, auto& p) { p.a.group = ScaledTensor::Group::kColumn; }), HasSubstr("not contiguous"));

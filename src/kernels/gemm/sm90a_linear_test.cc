@@ -15,21 +15,17 @@ namespace rorqual {
 namespace {
 
 using LinearSm90a = hopper::HopperTest;
+using gemm::code_value;
 using gemm::ExpectedSum;
+using gemm::kNan;
+using gemm::kNanCode;
 using gemm::LinearTile;
+using gemm::random_code;
+using gemm::random_scale;
 using gemm::Share;
 using hopper::DeviceBuffer;
 using hopper::to_device;
 using hopper::to_host;
-
-constexpr uint8_t kNanCode = 0x7f;
-const float kNan = std::bit_cast<float>(0x7fc00000u);
-
-float random_scale(uint64_t seed, uint64_t at, ScaleRule rule) {
-  const auto words = random_words({.seed = seed, .layer = 1}, at);
-  const float power = power_of_two(static_cast<int>(words[0] % 12) - 14);
-  return rule == ScaleRule::kPow2 ? power : power * (1 + static_cast<float>(words[1] >> 9) * 0x1p-23f);
-}
 
 // Codes [rows, cols] in rows of `pitch`, NaN between and behind them, and scales one element from their buffer's start.
 struct Codes {
@@ -47,10 +43,8 @@ struct Codes {
     codes.assign(static_cast<size_t>(r * pitch), kNanCode);
     scales.assign(static_cast<size_t>(scale_rows * scale_pitch + 1), kNan);
     for (int64_t i = 0; i < r; ++i)
-      for (int64_t j = 0; j < c; ++j) {
-        const auto bits = static_cast<uint8_t>(random_words({.seed = seed}, static_cast<uint64_t>(i * c + j))[0] >> 8);
-        codes[static_cast<size_t>(i * pitch + j)] = (bits & 0x7f) == 0x7f ? static_cast<uint8_t>(bits ^ 1) : bits;
-      }
+      for (int64_t j = 0; j < c; ++j)
+        codes[static_cast<size_t>(i * pitch + j)] = random_code(seed, static_cast<uint64_t>(i * c + j));
     for (int64_t i = 0; i < scale_rows; ++i)
       for (int64_t g = 0; g < scale_groups(c); ++g)
         scale(i, g) = random_scale(seed, static_cast<uint64_t>(i * scale_groups(c) + g), rule);
@@ -62,8 +56,7 @@ struct Codes {
   }
   std::vector<float> values(int64_t row) const {
     std::vector<float> out(static_cast<size_t>(cols));
-    for (size_t j = 0; j < out.size(); ++j)
-      out[j] = static_cast<float>(E4M3::from_bits(codes[static_cast<size_t>(row * pitch) + j]));
+    for (size_t j = 0; j < out.size(); ++j) out[j] = code_value(codes[static_cast<size_t>(row * pitch) + j]);
     return out;
   }
 };

@@ -1,15 +1,36 @@
-// What an element of an FP8 product must be on Hopper.
+// What tests of FP8 products on Hopper share: operands, and what an element of a product must be.
 #pragma once
 
+#include <algorithm>
+#include <bit>
 #include <cmath>
 #include <functional>
 #include <span>
-#include <vector>
 
+#include "base/rng.h"
 #include "numerics/accumulator.h"
+#include "numerics/fp8.h"
+#include "numerics/scale.h"
 #include "tensor/scaled_tensor.h"
 
 namespace rorqual::gemm {
+
+inline constexpr uint8_t kNanCode = 0x7f;
+inline const float kNan = std::bit_cast<float>(0x7fc00000u);
+
+// An E4M3 code that is a number.
+inline uint8_t random_code(uint64_t seed, uint64_t at) {
+  const auto bits = static_cast<uint8_t>(random_words({.seed = seed}, at)[0] >> 8);
+  return (bits & 0x7f) == kNanCode ? static_cast<uint8_t>(bits ^ 1) : bits;
+}
+inline float code_value(uint8_t bits) {
+  return static_cast<float>(E4M3::from_bits(bits));
+}
+inline float random_scale(uint64_t seed, uint64_t at, ScaleRule rule) {
+  const auto words = random_words({.seed = seed, .layer = 1}, at);
+  const float power = power_of_two(static_cast<int>(words[0] % 12) - 14);
+  return rule == ScaleRule::kPow2 ? power : power * (1 + static_cast<float>(words[1] >> 9) * 0x1p-23f);
+}
 
 // What the tensor cores keep of a sum (spec 2.3), the worse of two readings; the emulator keeps just that.
 inline constexpr Accumulator kTensorCores{.fraction_bits = 13, .promote = 128};
