@@ -3,7 +3,7 @@
 #include <deque>
 
 #include "kernels/adamw/kernels.h"
-#include "kernels/common/sm90a_on_device.h"
+#include "kernels/common/sm90a_for_tests.h"
 
 namespace rorqual {
 namespace {
@@ -11,21 +11,16 @@ namespace {
 using hopper::DeviceBuffer;
 using testing::difference;
 using testing::Matrix;
-using testing::OnDevice;
+using testing::Mirrored;
 using AdamWSm90a = hopper::HopperTest;
 
 // A tensor on both sides.
 struct Parameter {
-  Matrix w, g, m, v;
-  std::unique_ptr<OnDevice> d_w, d_g, d_m, d_v;
+  Mirrored w, g, m, v;
   double decay;
 
   Parameter(int64_t count, DType first, DType second, double weight_decay, uint64_t seed)
-      : w(DType::kF32, 1, count, 0),
-        g(DType::kF32, 1, count, 0),
-        m(first, 1, count, 0),
-        v(second, 1, count, 0),
-        decay(weight_decay) {
+      : w(DType::kF32, 1, count), g(DType::kF32, 1, count), m(first, 1, count), v(second, 1, count), decay(weight_decay) {
     w.fill_normal(seed);
     m.fill_normal(seed + 1, 1e-3);
     v.fill([&](int64_t, int64_t c) { return 1e-6 * random_uniform({.seed = seed + 2}, static_cast<uint64_t>(c)); });
@@ -33,21 +28,18 @@ struct Parameter {
       const auto words = random_words({.seed = seed + 3}, static_cast<uint64_t>(c));
       return c % 11 == 5 ? 0.0 : std::ldexp(2.0 * words[0] - 0x1p32, -32 - 80 + static_cast<int>(words[1] % 88));
     });
-    to_device();
   }
-  void to_device() {
-    d_w = std::make_unique<OnDevice>(w);
-    d_g = std::make_unique<OnDevice>(g);
-    d_m = std::make_unique<OnDevice>(m);
-    d_v = std::make_unique<OnDevice>(v);
+  void upload() {
+    for (Mirrored* x : {&w, &g, &m, &v}) x->upload();
   }
-  AdamWTensor host() const { return {w, g, m, v, decay}; }
-  AdamWTensor device() const { return {*d_w, *d_g, *d_m, *d_v, decay}; }
+  AdamWTensor host() const { return {w.host(), g.host(), m.host(), v.host(), decay}; }
+  AdamWTensor device() const { return {w.device(), g.device(), m.device(), v.device(), decay}; }
+  // Host memory holds what the scalar truth made of it.
   void expect_equal() const {
-    for (const auto& [name, host, on_device] : {std::tuple{"w", &w, &d_w}, {"m", &m, &d_m}, {"v", &v, &d_v}}) {
-      Matrix got(*host);
-      (*on_device)->fetch(got);
-      EXPECT_EQ(difference(*host, got), "") << name << " of " << w.cols();
+    for (const auto& [name, x] : {std::pair{"w", &w}, {"m", &m}, {"v", &v}}) {
+      Matrix got(x->matrix());
+      x->fetch(got);
+      EXPECT_EQ(difference(x->matrix(), got), "") << name << " of " << w.cols();
       EXPECT_EQ(got.written_outside(), "") << name;
     }
   }
@@ -98,7 +90,7 @@ TEST_F(AdamWSm90a, SpecialValuesEqualTheScalarTruth) {
       if (i >= 9) p.v.set(0, i, i % 2 ? 0.0 : 1e-41);
       if (i >= 18) p.m.set(0, i, special[i / 9]);
     }
-    p.to_device();
+    p.upload();
     step_both(parameters, 3);
     p.expect_equal();
   }
@@ -122,11 +114,11 @@ struct Copy {
 };
 
 // The codes and scale of block (row, column) of the weight [n, k], found in the copy.
-void expect_block(const Matrix& w, const Copy& copy, const std::vector<uint8_t>& codes, const std::vector<float>& scales,
+void expect_block(const Mirrored& w, const Copy& copy, const std::vector<uint8_t>& codes, const std::vector<float>& scales,
                   int64_t block_row, int64_t block_column, bool transposed, ScaleRule rule) {
   const int64_t n = transposed ? copy.k : copy.n, k = transposed ? copy.n : copy.k;
   const int64_t end_row = std::min(n, block_row * 128 + 128), end_column = std::min(k, block_column * 128 + 128);
-  const float* x = w.tensor().ptr<float>();
+  const float* x = w.host().ptr<float>();
   uint32_t bits = 0;
   for (int64_t r = block_row * 128; r < end_row; ++r)
     for (int64_t c = block_column * 128; c < end_column; ++c)
@@ -145,7 +137,7 @@ void expect_block(const Matrix& w, const Copy& copy, const std::vector<uint8_t>&
     }
 }
 
-void expect_copy(const Matrix& w, const Copy& copy, bool transposed, ScaleRule rule) {
+void expect_copy(const Mirrored& w, const Copy& copy, bool transposed, ScaleRule rule) {
   const auto codes = hopper::to_host<uint8_t>(copy.codes);
   const auto scales = hopper::to_host<float>(copy.scales);
   const int64_t n = transposed ? copy.k : copy.n, k = transposed ? copy.n : copy.k;
@@ -210,7 +202,7 @@ TEST_F(AdamWSm90a, CodesSpecialBlocks) {
       p.m.set(0, c, 0.0);
       if (c % 256 < 128 && (special == 0 || std::abs(special) < 1 || c == 300)) p.w.set(0, c, special);
     }
-    p.to_device();
+    p.upload();
     const Copy plain(16, 256, 0), transposed(256, 16, 0);
     std::vector<AdamWTensor> host{p.host()}, device{p.device()};
     device[0].copy = plain.tensor();

@@ -26,8 +26,8 @@ inline Stream one_thread() {
 class Matrix {
  public:
   Matrix(DType dtype, int64_t rows, int64_t cols, int64_t gap = 3, int64_t offset = 1)
-      : offset_(offset * size_of(dtype)),
-        bytes_(static_cast<size_t>((rows * (cols + gap) + 2 * offset) * size_of(dtype)), std::byte{0xff}) {
+      : offset_(bytes_of(dtype, offset)),
+        bytes_(static_cast<size_t>(bytes_of(dtype, rows * (cols + gap) + 2 * offset)), std::byte{0xff}) {
     view_ = {bytes_.data() + offset_, dtype, rows, cols, cols + gap};
   }
   Matrix(const Matrix& other) : offset_(other.offset_), bytes_(other.bytes_), view_(other.view_) {
@@ -39,6 +39,7 @@ class Matrix {
   operator Tensor() const { return view_; }
   int64_t rows() const { return view_.rows; }
   int64_t cols() const { return view_.cols; }
+  const std::vector<std::byte>& bytes() const { return bytes_; }  // of the matrix and what lies around it
 
   double at(int64_t r, int64_t c) const {
     return visit_float(view_.dtype, [&](auto zero) { return static_cast<double>(view_.row<decltype(zero)>(r)[c]); });

@@ -12,75 +12,103 @@
 
 namespace rorqual::testing {
 
-// A matrix with gaps between its rows, which begin at multiples of 16 bytes (8 for E5M6), in host memory and in device memory.
-// Every byte begins as 0xff.
+// A matrix in host memory, and from its first element to its last, gaps between rows included, in device memory: between
+// margins that nobody may write, of ordinary values, for arithmetic leaves a NaN as it is. Every byte of the matrix begins as
+// 0xff.
 class Mirrored {
  public:
+  // Rows begin at multiples of 16 bytes (8 for E5M6), `gap` elements apart or a few more.
   Mirrored(DType dtype, int64_t rows, int64_t cols, int64_t gap = 16)
-      : offset_(bytes_of(dtype, 16)),
-        bytes_(static_cast<size_t>(bytes_of(dtype, rows * stride_of(cols, gap)) + 2 * offset_), std::byte{0xff}),
-        device_(bytes_.size()),
-        view_(bytes_.data() + offset_, dtype, rows, cols, stride_of(cols, gap)) {}
-  Mirrored(const Mirrored& other)
-      : offset_(other.offset_), bytes_(other.bytes_), device_(bytes_.data(), bytes_.size()), view_(other.view_) {
-    view_.data = bytes_.data() + offset_;
+      : Mirrored(Matrix(dtype, rows, cols, (16 - cols % 16) % 16 + gap, 16)) {}
+  // Rows begin where the matrix says.
+  explicit Mirrored(const Matrix& m)
+      : matrix_(m), place_(kMargin + host_place()), device_(static_cast<size_t>(place_ + extent() + kMargin)) {
+    device_.fill(kMarginByte);
+    upload();
   }
+  Mirrored(const Mirrored& other) : Mirrored(other.matrix_) {}
   Mirrored& operator=(const Mirrored&) = delete;
 
-  const Tensor& host() const { return view_; }
+  const Matrix& matrix() const { return matrix_; }
+  const Tensor& host() const { return matrix_.tensor(); }
   Tensor device() const {
-    Tensor t = view_;
-    t.data = device_.as<std::byte>() + offset_;
+    Tensor t = host();
+    t.data = device_.as<std::byte>() + place_;
     t.device = Device::kGpu;
     return t;
   }
-  int64_t rows() const { return view_.rows; }
-  int64_t cols() const { return view_.cols; }
+  int64_t rows() const { return matrix_.rows(); }
+  int64_t cols() const { return matrix_.cols(); }
+  double at(int64_t r, int64_t c) const { return matrix_.at(r, c); }
+  const std::vector<std::byte>& bytes() const { return matrix_.bytes(); }
 
-  double at(int64_t r, int64_t c) const {
-    return visit_float(view_.dtype, [&](auto zero) { return static_cast<double>(view_.row<decltype(zero)>(r)[c]); });
-  }
+  // In host memory alone.
+  void set(int64_t r, int64_t c, double value) { matrix_.set(r, c, value); }
   // Sets all values, here and there.
   Mirrored& fill(const std::function<double(int64_t, int64_t)>& value) {
-    visit_float(view_.dtype, [&](auto zero) {
-      for (int64_t r = 0; r < rows(); ++r)
-        for (int64_t c = 0; c < cols(); ++c) view_.row<decltype(zero)>(r)[c] = static_cast<decltype(zero)>(value(r, c));
-    });
+    matrix_.fill(value);
     upload();
     return *this;
   }
   Mirrored& fill_normal(uint64_t seed, double scale = 1) {
-    return fill(
-        [&](int64_t r, int64_t c) { return scale * random_normal({.seed = seed}, static_cast<uint64_t>(r * cols() + c)); });
-  }
-  Mirrored& fill_random_bytes(uint64_t seed) {
-    for (int64_t r = 0; r < rows(); ++r)
-      for (int64_t b = 0; b < bytes_of(view_.dtype, (cols() + 1) / 2 * 2); ++b)
-        view_.raw_row(r)[b] = static_cast<std::byte>(random_words({.seed = seed}, static_cast<uint64_t>(r * 65536 + b))[0]);
+    matrix_.fill_normal(seed, scale);
     upload();
     return *this;
   }
-  void upload() { device_.copy_from(bytes_.data(), bytes_.size()); }
-  void download() {
-    hopper::synchronise();
-    device_.copy_to(bytes_.data(), bytes_.size());
+  Mirrored& fill_random_bytes(uint64_t seed) {
+    for (int64_t r = 0; r < rows(); ++r)
+      for (int64_t b = 0; b < bytes_of(host().dtype, (cols() + 1) / 2 * 2); ++b)
+        host().raw_row(r)[b] = static_cast<std::byte>(random_words({.seed = seed}, static_cast<uint64_t>(r * 65536 + b))[0]);
+    upload();
+    return *this;
   }
-  const std::vector<std::byte>& bytes() const { return bytes_; }
-  // "(r, c)" of a byte of the matrix and its gaps.
+  void upload() {
+    if (extent() > 0) device_.copy_from(host().data, static_cast<size_t>(extent()), static_cast<size_t>(place_));
+  }
+  void download() { fetch(matrix_); }
+  // What the device holds, into a matrix of the same layout; a test failure if margins were written.
+  void fetch(Matrix& m) const {
+    const auto all = hopper::to_host<uint8_t>(device_);
+    for (int64_t i = 0; i < static_cast<int64_t>(all.size()); ++i) {
+      if (i == place_) i += extent();
+      ASSERT_EQ(all[static_cast<size_t>(i)], kMarginByte) << "byte " << i - place_ << " from the start of " << extent();
+    }
+    if (extent() > 0) std::memcpy(m.tensor().data, all.data() + place_, static_cast<size_t>(extent()));
+  }
+  // "(r, c)" of a byte of the matrix and what lies around it.
   std::string place_of(size_t byte) const {
-    const auto at = static_cast<int64_t>(byte) - offset_;
-    const int64_t row = bytes_of(view_.dtype, view_.stride);
+    const auto at = static_cast<int64_t>(byte) - host_place();
+    const int64_t row = bytes_of(host().dtype, host().stride);
     return fmt::format("row {}, byte {} of {}x{}", at < 0 ? -1 : at / row, at < 0 ? at : at % row, rows(), cols());
   }
 
  private:
-  static int64_t stride_of(int64_t cols, int64_t gap) { return (cols + 15) / 16 * 16 + gap; }
+  static constexpr int64_t kMargin = 256;
+  static constexpr uint8_t kMarginByte = 0x3f;
+  int64_t host_place() const { return static_cast<const std::byte*>(host().data) - bytes().data(); }
+  // Bytes to the end of the last row, a half pair of E5M6 included.
+  int64_t extent() const {
+    const int64_t pairs = host().dtype == DType::kE5M6 ? cols() % 2 : 0;
+    return host().count() == 0 ? 0 : bytes_of(host().dtype, (rows() - 1) * host().stride + cols() + pairs);
+  }
 
-  int64_t offset_;
-  std::vector<std::byte> bytes_;
+  Matrix matrix_;
+  int64_t place_;  // in device memory
   hopper::DeviceBuffer device_;
-  Tensor view_;
 };
+
+// Empty if |truth − actual| <= bound everywhere and nothing around the rows was written. truth_and_bound(row, column): a pair.
+template <class TruthAndBound>
+std::string beyond_bounds(const Mirrored& actual, const TruthAndBound& truth_and_bound) {
+  for (int64_t r = 0; r < actual.rows(); ++r)
+    for (int64_t c = 0; c < actual.cols(); ++c) {
+      const auto [truth, bound] = truth_and_bound(r, c);
+      if (!(std::abs(truth - actual.at(r, c)) <= bound))
+        return fmt::format("({}, {}) of {}x{}: expected {:.9g}, found {:.9g}, bound {:.3g}", r, c, actual.rows(), actual.cols(),
+                           truth, actual.at(r, c), bound);
+    }
+  return actual.matrix().written_outside();
+}
 
 // Empty if every byte is equal, gaps included (NaNs whatever their payload), else the first that differs.
 inline std::string difference(const Mirrored& expected, const Mirrored& actual) {

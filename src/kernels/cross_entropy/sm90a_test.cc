@@ -1,13 +1,13 @@
 #include "kernels/cross_entropy/sm90a.h"
 
-#include "kernels/common/sm90a_on_device.h"
+#include "kernels/common/sm90a_for_tests.h"
 
 namespace rorqual {
 namespace {
 
 using testing::difference;
 using testing::Matrix;
-using testing::OnDevice;
+using testing::Mirrored;
 using CrossEntropySm90a = hopper::HopperTest;
 
 constexpr double kHalfUlp = 0x1p-24;
@@ -15,11 +15,11 @@ constexpr double kHalfUlp = 0x1p-24;
 enum class Output { kNone, kF32, kBF16, kInPlace };
 
 struct Problem {
-  Matrix logits, coefficient;
+  Mirrored logits, coefficient;
   std::vector<int32_t> target;
 
   Problem(DType dtype, int64_t tokens, int64_t vocabulary, double spread = 3)
-      : logits(dtype, tokens, vocabulary, testing::aligned_gap(dtype, vocabulary)), coefficient(DType::kF32, 1, tokens) {
+      : logits(dtype, tokens, vocabulary), coefficient(DType::kF32, 1, tokens) {
     const auto seed = static_cast<uint64_t>(vocabulary);
     // A sum of uniforms: near enough to normal, and quick for whole vocabularies.
     logits.fill([&](int64_t t, int64_t c) {
@@ -36,26 +36,24 @@ struct Problem {
 };
 
 struct Result {
-  Matrix nll, d;
+  Mirrored nll, d;
 };
 
 Result run(const Problem& p, Output output) {
-  const DType d_type = output == Output::kBF16 ? DType::kBF16 : output == Output::kF32 ? DType::kF32 : p.logits.tensor().dtype;
-  Result r{Matrix(DType::kF32, 1, p.logits.rows()),
-           Matrix(d_type, p.logits.rows(), p.logits.cols(), testing::aligned_gap(d_type, p.logits.cols()))};
-  const OnDevice logits(p.logits), coefficient(p.coefficient), nll(r.nll), d(r.d);
+  const int64_t rows = p.logits.rows(), vocabulary = p.logits.cols();
+  const bool in_place = output == Output::kInPlace;
+  const DType d_type = output == Output::kBF16 ? DType::kBF16 : output == Output::kF32 ? DType::kF32 : p.logits.host().dtype;
+  const Mirrored logits(p.logits), coefficient(p.coefficient);
+  Result r{Mirrored(DType::kF32, 1, rows), in_place ? logits : Mirrored(d_type, rows, vocabulary)};
   const auto target = hopper::to_device(p.target);
-  CrossEntropyArgs args{logits, target.as<int32_t>(), coefficient, nll, d};
+  CrossEntropyArgs args{in_place ? r.d.device() : logits.device(), target.as<int32_t>(), coefficient.device(), r.nll.device(),
+                        r.d.device()};
   if (output == Output::kNone) args.d_logits = args.coefficient = {};
-  if (output == Output::kInPlace) args.d_logits = logits;
   EXPECT_EQ(refuse_cross_entropy_sm90a(args), "");
   cross_entropy_sm90a(args, Stream::on_device());
-  nll.fetch(r.nll);
-  if (output == Output::kInPlace)
-    logits.fetch(r.d);
-  else
-    d.fetch(r.d);
-  EXPECT_EQ(r.nll.written_outside() + r.d.written_outside(), "");
+  r.nll.download();
+  r.d.download();
+  EXPECT_EQ(r.nll.matrix().written_outside() + r.d.matrix().written_outside(), "");
   return r;
 }
 
@@ -82,11 +80,12 @@ void expect_right(const Problem& p, const Result& found, bool gradient) {
   // rescaling, trees over the vector, the lanes and the warps.
   const double additions = static_cast<double>(vocabulary) * 4 / 16 / 512 + 1;
   const double sum_error = (4 + 64 + 3 * additions + 3 + 3 * 9) * kHalfUlp;
-  EXPECT_EQ(difference(nll, found.nll, [&](int64_t, int64_t t) { return sum_error + 4 * kHalfUlp * std::abs(nll.at(0, t)); }),
+  EXPECT_EQ(difference(nll, found.nll.matrix(),
+                       [&](int64_t, int64_t t) { return sum_error + 4 * kHalfUlp * std::abs(nll.at(0, t)); }),
             "");
   if (!gradient) return;
-  const double narrow = found.d.tensor().dtype == DType::kBF16 ? 0x1p-8 : 0;
-  EXPECT_EQ(difference(d, found.d,
+  const double narrow = found.d.host().dtype == DType::kBF16 ? 0x1p-8 : 0;
+  EXPECT_EQ(difference(d, found.d.matrix(),
                        [&](int64_t t, int64_t c) {
                          const double own = (8 - 3 * exponent.at(t, c)) * kHalfUlp, size = std::abs(d.at(t, c));
                          const bool target = c == p.target[static_cast<size_t>(t)];

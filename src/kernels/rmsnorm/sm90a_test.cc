@@ -35,19 +35,9 @@ double inverse_rms(const Mirrored& x, int64_t r) {
   return 1 / std::sqrt(squares / static_cast<double>(x.cols()) + kEps);
 }
 
-// Empty if |truth − actual| <= bound everywhere and nothing around the rows was written.
 template <class Truth, class Bound>
 std::string check(const Mirrored& actual, const Truth& truth, const Bound& bound) {
-  Mirrored untouched(actual.host().dtype, actual.rows(), actual.cols());
-  for (int64_t r = 0; r < actual.rows(); ++r) {
-    for (int64_t c = 0; c < actual.cols(); ++c)
-      if (!(std::abs(truth(r, c) - actual.at(r, c)) <= bound(r, c)))
-        return fmt::format("({}, {}) of {}x{}: expected {:.9g}, found {:.9g}, bound {:.3g}", r, c, actual.rows(), actual.cols(),
-                           truth(r, c), actual.at(r, c), bound(r, c));
-    std::memcpy(untouched.host().raw_row(r), actual.host().raw_row(r),
-                static_cast<size_t>(bytes_of(actual.host().dtype, actual.cols())));
-  }
-  return difference(untouched, actual);
+  return beyond_bounds(actual, [&](int64_t r, int64_t c) { return std::pair{truth(r, c), bound(r, c)}; });
 }
 
 // ---- forward

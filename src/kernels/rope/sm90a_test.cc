@@ -1,18 +1,21 @@
 #include "kernels/rope/sm90a.h"
 
-#include "kernels/common/sm90a_on_device.h"
+#include "kernels/common/sm90a_for_tests.h"
 
 namespace rorqual {
 namespace {
 
 using testing::difference;
 using testing::Matrix;
-using testing::OnDevice;
+using testing::Mirrored;
 using RopeSm90a = hopper::HopperTest;
+
+// A gap that keeps rows at multiples of 16 bytes.
+constexpr int64_t kWhole = -1;
 
 struct Case {
   int64_t rows, heads, head_stride, offset, dim;
-  int64_t gap = 8, before = 8;  // elements between rows
+  int64_t gap = kWhole, before = 8;  // elements between rows, and before the first
 };
 
 Matrix table_of(int64_t positions, int64_t dim, int64_t gap) {
@@ -28,7 +31,7 @@ Matrix table_of(int64_t positions, int64_t dim, int64_t gap) {
 void expect_equal(const Case& c, DType dtype, bool interleaved, bool inverse) {
   constexpr int64_t kPositions = 40;
   const int64_t cols = (c.heads - 1) * c.head_stride + c.offset + c.dim + 3;
-  const int64_t gap = c.gap == 8 ? testing::aligned_gap(dtype, cols) : c.gap;
+  const int64_t gap = c.gap == kWhole ? 8 + (8 - cols % 8) % 8 : c.gap;
   Matrix expected(dtype, c.rows, cols, gap, c.before), actual(dtype, c.rows, cols, gap, c.before);
   expected.fill_normal(static_cast<uint64_t>(cols));
   actual.fill_normal(static_cast<uint64_t>(cols));
@@ -47,10 +50,10 @@ void expect_equal(const Case& c, DType dtype, bool interleaved, bool inverse) {
                 .inverse = inverse};
   rope_kernels().back().run(args, testing::one_thread());
 
-  const OnDevice x(actual), angles(table);
+  const Mirrored x(actual), angles(table);
   const auto positions = hopper::to_device(position);
-  args.x = x;
-  args.table = angles;
+  args.x = x.device();
+  args.table = angles.device();
   args.position = positions.as<int32_t>();
   ASSERT_EQ(refuse_rope_sm90a(args), "");
   rope_sm90a(args, Stream::on_device());

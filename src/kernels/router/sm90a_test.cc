@@ -1,6 +1,6 @@
 #include "kernels/router/sm90a.h"
 
-#include "kernels/common/sm90a_on_device.h"
+#include "kernels/common/sm90a_for_tests.h"
 #include "kernels/router/selection.h"
 
 namespace rorqual {
@@ -9,7 +9,7 @@ namespace {
 using hopper::DeviceBuffer;
 using testing::difference;
 using testing::Matrix;
-using testing::OnDevice;
+using testing::Mirrored;
 using RouterSm90a = hopper::HopperTest;
 
 constexpr double kHalfUlp = 0x1p-24;
@@ -47,10 +47,10 @@ struct Routing {
 
   Routing(const RouterShape& shape, const Matrix& logits, const Matrix* bias)
       : scores(DType::kF32, logits.rows(), shape.experts), weight(DType::kF32, logits.rows(), shape.top_k, 2) {
-    const OnDevice x(logits), s(scores), w(weight);
-    const std::optional<OnDevice> b = bias ? std::optional<OnDevice>(*bias) : std::nullopt;
+    const Mirrored x(logits), s(scores), w(weight);
+    const std::optional<Mirrored> b = bias ? std::optional<Mirrored>(*bias) : std::nullopt;
     const DeviceBuffer choice(static_cast<size_t>(logits.rows() * shape.top_k + 1) * sizeof(int32_t));
-    const RouterForwardArgs args{shape, x, b ? b->tensor() : Tensor{}, s, choice.as<int32_t>(), w};
+    const RouterForwardArgs args{shape, x.device(), b ? b->device() : Tensor{}, s.device(), choice.as<int32_t>(), w.device()};
     EXPECT_EQ(refuse_router_forward_sm90a(args), "");
     router_forward_sm90a(args, Stream::on_device());
     s.fetch(scores);
@@ -179,13 +179,13 @@ struct Statistics {
 };
 Statistics statistics_on_device(const RouterShape& shape, const Chosen& c, int64_t length, double coefficient,
                                 const std::vector<int64_t>& load) {
-  const OnDevice scores(c.scores);
+  const Mirrored scores(c.scores);
   const int64_t tokens = c.scores.rows();
   const auto expert = hopper::to_device(c.expert), loads = hopper::to_device(load);
   const DeviceBuffer count(static_cast<size_t>(tokens / length * shape.experts) * sizeof(int32_t)), loss(sizeof(double)),
       scratch(static_cast<size_t>(router_statistics_scratch_sm90a(tokens, length)) * sizeof(double));
   const RouterStatisticsSm90aArgs args{.shape = shape,
-                                       .scores = scores,
+                                       .scores = scores.device(),
                                        .expert = expert.as<int32_t>(),
                                        .sequence_length = length,
                                        .coefficient = coefficient,
@@ -235,12 +235,12 @@ void expect_gradients(const RouterShape& shape, int64_t sequences, int64_t lengt
   router_backward_kernels().back().run(args, testing::one_thread());
   const auto count =
       statistics_on_device(shape, chosen, length, 0, std::vector<int64_t>(static_cast<size_t>(shape.experts))).count;
-  const OnDevice scores(chosen.scores), d_weight(chosen.d_weight), d_logits(found);
+  const Mirrored scores(chosen.scores), d_weight(chosen.d_weight), d_logits(found);
   const auto expert = hopper::to_device(chosen.expert), counts = hopper::to_device(count);
-  args.scores = scores;
+  args.scores = scores.device();
   args.expert = expert.as<int32_t>();
-  args.d_weight = d_weight;
-  args.d_logits = d_logits;
+  args.d_weight = d_weight.device();
+  args.d_logits = d_logits.device();
   args.count = counts.as<int32_t>();
   ASSERT_EQ(refuse_router_backward_sm90a(args), "");
   router_backward_sm90a(args, Stream::on_device());

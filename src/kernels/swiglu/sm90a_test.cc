@@ -8,6 +8,7 @@
 namespace rorqual {
 namespace {
 
+using testing::beyond_bounds;
 using testing::difference;
 using testing::Mirrored;
 using testing::MirroredCodes;
@@ -83,31 +84,10 @@ struct Forward {
   }
 };
 
-// Elements outside their bounds, or the first of them.
-std::string compare(const Mirrored& found, const std::function<std::pair<double, double>(int64_t, int64_t)>& truth_and_bound) {
-  for (int64_t r = 0; r < found.rows(); ++r)
-    for (int64_t c = 0; c < found.cols(); ++c) {
-      const auto [truth, bound] = truth_and_bound(r, c);
-      if (!(std::abs(found.at(r, c) - truth) <= bound))
-        return fmt::format("({}, {}) of {}x{}: expected {:.9g}, found {:.9g}, bound {:.3g}", r, c, found.rows(), found.cols(),
-                           truth, found.at(r, c), bound);
-    }
-  // The gaps: written nowhere but where the matrix is.
-  Mirrored clean(found);
-  const auto wipe = [](const Mirrored& m) {
-    for (int64_t r = 0; r < m.rows(); ++r)
-      std::memset(m.host().raw_row(r), 0xff, static_cast<size_t>(bytes_of(m.host().dtype, m.cols())));
-  };
-  wipe(clean);
-  for (size_t i = 0; i < clean.bytes().size(); ++i)
-    if (clean.bytes()[i] != std::byte{0xff}) return "written outside: " + clean.place_of(i);
-  return {};
-}
-
 // The sigmoid errs by 8 units of 2^-24 (and a denormal one by 2 of the smallest number), three products by one each.
 std::string check(const Forward& f) {
   const int64_t width = f.h.cols();
-  return compare(f.h, [&](int64_t r, int64_t c) {
+  return beyond_bounds(f.h, [&](int64_t r, int64_t c) {
     const double gate = f.gate_up.plain.at(r, c);
     const double rest = f.gate_up.plain.at(r, width + c) * (f.weighted ? f.weight.at(0, r) : 1);
     const double h = gate * sigmoid(gate) * rest;
@@ -216,7 +196,7 @@ std::string check(const Backward& b) {
     return Terms{gate, up, d, weighted, sigmoid(gate), sigmoid(-gate), tiny};
   };
   const DType out = b.d_gate_up.host().dtype;
-  const std::string problem = compare(b.d_gate_up, [&](int64_t r, int64_t c) {
+  const std::string problem = beyond_bounds(b.d_gate_up, [&](int64_t r, int64_t c) {
     const Terms t = terms(r, c % width);
     if (c >= width) {
       const double d_up = t.weighted * t.gate * t.s;
@@ -227,7 +207,7 @@ std::string check(const Backward& b) {
                                  t.tiny * (1 + std::abs(t.gate)) + rounding(out, d_gate)};
   });
   if (!problem.empty() || !b.weighted) return problem;
-  const std::string sums = compare(b.d_weight, [&](int64_t, int64_t r) {
+  const std::string sums = beyond_bounds(b.d_weight, [&](int64_t, int64_t r) {
     double d_weight = 0, magnitude = 0, least = 0;
     for (int64_t c = 0; c < width; ++c) {
       const Terms t = terms(r, c);
