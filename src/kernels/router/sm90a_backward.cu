@@ -106,7 +106,18 @@ void router_count_kernel(HOPPER_PARAMETER StatisticsJob job) {
   sync_threads();
   const int64_t choices = static_cast<int64_t>(job.sequence_length) * job.shape.top_k;
   const int32_t* expert = job.expert + block_index() * choices;
-  for (int64_t i = thread_index(); i < choices; i += block_threads()) atomic_add(count + load_once(expert + i), 1);
+  constexpr int kAhead = 8;  // loads in flight
+  for (int64_t first = thread_index(); first < choices; first += kAhead * block_threads()) {
+    int chosen[kAhead];
+    HOPPER_UNROLL
+    for (int j = 0; j < kAhead; ++j) {
+      const int64_t i = first + j * block_threads();
+      chosen[j] = i < choices ? load_once(expert + i) : -1;
+    }
+    HOPPER_UNROLL
+    for (int j = 0; j < kAhead; ++j)
+      if (chosen[j] >= 0) atomic_add(count + chosen[j], 1);
+  }
   sync_threads();
   for (int i = thread_index(); i < experts; i += block_threads())
     job.count[static_cast<int64_t>(block_index()) * experts + i] = count[i];
