@@ -23,11 +23,14 @@ HOPPER_BOTH constexpr int chunk_begin(int lane, int j) {
   return (32 * j + lane) * kWide;
 }
 
-// 16 or 8 bytes of memory that the kernel does not write, or that it does (kWritten).
-template <bool kWritten, class Words>
+// 16 or 8 bytes of memory that the kernel does not write, or that it does (kWritten). kAgain: their sector of 32 bytes is asked
+// for once more, so it is to stay in the first-level cache.
+template <bool kWritten, bool kAgain = false, class Words>
 HOPPER_DEVICE Words read_words(const Words* p) {
   if constexpr (kWritten)
     return *p;
+  else if constexpr (kAgain)
+    return load(p);
   else
     return load_once(p);
 }
@@ -36,7 +39,7 @@ template <int kWide, bool kWritten = false>
 HOPPER_DEVICE void load_chunk(float* v, const float* p) {
   HOPPER_UNROLL
   for (int k = 0; k < kWide; k += 4) {
-    const Float4 four = read_words<kWritten>(reinterpret_cast<const Float4*>(p + k));
+    const Float4 four = read_words<kWritten, (kWide > 4)>(reinterpret_cast<const Float4*>(p + k));
     HOPPER_UNROLL
     for (int i = 0; i < 4; ++i) v[k + i] = four.v[i];
   }
