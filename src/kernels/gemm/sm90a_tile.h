@@ -8,8 +8,8 @@
 
 namespace rorqual::gemm {
 
-// A cluster's two blocks compute neighbouring tiles of C: side by side they share rows of A, one above the other rows of B. What
-// both read, each fetches half of for both.
+// A cluster's two blocks compute neighbouring tiles of C: side by side they share rows of A, one above the other rows of B.
+// What both read, each fetches half of for both.
 enum class Share { kNothing, kA, kB };
 HOPPER_BOTH constexpr int cluster_of(Share share) {
   return share == Share::kNothing ? 1 : 2;
