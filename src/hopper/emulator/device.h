@@ -118,6 +118,7 @@ inline uint32_t shared_address(const void* p) {
 template <class T>
 T load(const T* p) {
   if (reinterpret_cast<uintptr_t>(p) % sizeof(T) != 0) emulator::broken("a load that is not aligned");
+  emulator::note_load(p, sizeof(T));
   return *p;
 }
 template <class T>

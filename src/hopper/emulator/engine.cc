@@ -1,6 +1,7 @@
 #include "hopper/emulator/engine.h"
 
 #include <algorithm>
+#include <array>
 #include <cstdlib>
 #include <cstring>
 #include <exception>
@@ -87,6 +88,13 @@ constexpr uint64_t state_of(uint64_t seed) {
   return seed * 0x9e3779b97f4a7c15u + 0x2545f4914f6cdd1du;
 }
 
+// What a load found.
+struct Loaded {
+  const void* p;
+  size_t bytes;
+  std::array<std::byte, 16> value;
+};
+
 struct Cluster {
   const char* kernel = nullptr;
   LaunchShape shape;
@@ -105,6 +113,7 @@ struct Cluster {
   const void* scheduler_stack = nullptr;
   size_t scheduler_stack_bytes = 0;
   Thread* running = nullptr;
+  std::vector<Loaded> loaded;
 };
 struct Abandoned {};
 
@@ -359,6 +368,22 @@ uint32_t address_of(const Block& block, const void* p) {
   return kSharedBase + static_cast<uint32_t>(offset);
 }
 
+namespace {
+void check_loaded() {
+  for (const Loaded& x : cluster->loaded)
+    if (std::memcmp(x.p, x.value.data(), x.bytes) != 0)
+      fail("{}: writes memory that it reads by load or load_once, which may see either", cluster->kernel);
+  cluster->loaded.clear();
+}
+}  // namespace
+
+void note_load(const void* p, size_t bytes) {
+  constexpr size_t kMost = 1 << 18;  // memory for what is kept
+  if (cluster->loaded.size() == kMost) check_loaded();
+  Loaded& x = cluster->loaded.emplace_back(Loaded{p, bytes, {}});
+  std::memcpy(x.value.data(), p, bytes);
+}
+
 void run(const char* name, const LaunchShape& shape, const std::function<void()>& body) {
   if (shape.threads == 0 || shape.threads % kWarp != 0 || shape.threads > 1024 || shape.cluster == 0 || shape.cluster > 8 ||
       shape.blocks % shape.cluster != 0)
@@ -379,6 +404,7 @@ void run(const char* name, const LaunchShape& shape, const std::function<void()>
       make_blocks(first, y);
       run_cluster(body);
     }
+  check_loaded();
 }
 
 }  // namespace emulator

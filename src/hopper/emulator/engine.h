@@ -110,6 +110,8 @@ const LaunchShape& shape();
 Block& block_of_rank(int rank);  // of the running cluster
 int cluster_size();
 [[noreturn]] void broken(const std::string& what);  // an Error with block, warp and lane
+// load and load_once: what lies at p now must lie there when the launch ends. At most 16 bytes.
+void note_load(const void* p, size_t bytes);
 
 // Suspends the running thread; wait_until does until `ready` holds. `what` is for the report of a deadlock.
 void yield(const char* what);

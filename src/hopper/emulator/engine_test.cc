@@ -209,6 +209,24 @@ TEST(Emulator, MisuseIsAnErrorThatSaysWhere) {
   EXPECT_THAT(run(6), HasSubstr("has 2048 bytes"));
 }
 
+// In place: each thread reads its number, then writes the next; by a load for memory that the kernel does not write, or not.
+void add_one(int* numbers, bool read_only) {
+  const int i = thread_index();
+  const int before = read_only ? load(numbers + i) : numbers[i];
+  numbers[i] = before + 1;
+}
+
+TEST(Emulator, LoadsOfMemoryThatTheKernelWritesAreSeen) {
+  const auto run = [](bool read_only) {
+    return message_of([=] {
+      int numbers[128] = {};
+      HOPPER_LAUNCH(add_one, LaunchShape{}, nullptr, static_cast<int*>(numbers), read_only);
+    });
+  };
+  EXPECT_THAT(run(true), HasSubstr("add_one: writes memory that it reads by load"));
+  EXPECT_EQ(run(false), "no error");
+}
+
 template <int kKept>
 void share_registers() {
   if (thread_index() < kWarpgroup)
