@@ -86,14 +86,6 @@ HOPPER_DEVICE void load_page_tile(const PagedJob& job, uint8_t* tile, Barrier* f
   }
 }
 template <int kBlocks>
-HOPPER_DEVICE void wait_until_empty(const Barrier* empty, uint32_t parity) {
-  if constexpr (kBlocks == 1)
-    barrier_wait(empty, parity);
-  else
-    barrier_wait_cluster(empty, parity);
-}
-
-template <int kBlocks>
 HOPPER_DEVICE void copy_loop(const PagedJob& job) {
   Barriers& b = barriers();
   const int lane = lane_index();
@@ -109,7 +101,7 @@ HOPPER_DEVICE void copy_loop(const PagedJob& job) {
     for (int j = 0; j < item.page_count; ++j, ++page) {
       const int row = shuffle(my_page, j) * kPageKeys;
       for (int part = 0; part < kParts; ++part) {
-        wait_until_empty<kBlocks>(&b.empty[page & 1][part], parity_of(page) ^ 1);
+        barrier_wait(&b.empty[page & 1][part], parity_of(page) ^ 1);
         if (lane != 0) continue;
         Barrier* full = &b.full[page & 1][part];
         barrier_arrive_expect(full, static_cast<uint32_t>(tiles_of(part)) * kTileBytes);
@@ -131,14 +123,15 @@ HOPPER_DEVICE void release(Barrier* barrier) {
   sync_warp();
   if (lane_index() == 0) barrier_arrive(barrier);
 }
-// The same for what all blocks of the cluster copy to.
+// The same for what all blocks of the cluster copy to. The copy engine overwrites what the tensor cores have read: no thread's
+// memory needs ordering between blocks, which would fence the GPU at every part.
 template <int kBlocks>
 HOPPER_DEVICE void release_part(Barrier* barrier) {
   if constexpr (kBlocks == 1) {
     release(barrier);
   } else {
     sync_warp();
-    if (lane_index() < kBlocks) barrier_arrive_at(barrier, lane_index());
+    if (lane_index() < kBlocks) barrier_give_back_at(barrier, lane_index());
   }
 }
 
