@@ -246,6 +246,10 @@ def main():
     if args.merge:
         json.dump({"benchmarks": [entry for path in args.merge if path.exists() for entry in read_benchmarks(path)]}, sys.stdout, indent=1)
         return
+    if args.folder and not pathlib.Path(args.folder).is_dir():
+        parser.error(f"{args.folder} is no folder; name what tools/gpu/run.sh wrote (build/gpu)")
+    if args.into and not pathlib.Path(args.into).is_file():
+        parser.error(f"{args.into} is no file")
     text, missed = render(Results(args.folder))
     if not args.into:
         print(text, end="")

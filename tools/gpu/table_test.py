@@ -77,6 +77,12 @@ class TableTest(unittest.TestCase):
             merged = json.loads(subprocess.run(command, check=True, capture_output=True).stdout)["benchmarks"]
             self.assertEqual([entry["name"].split("/iterations")[0] for entry in merged], names)
 
+    def test_wrong_names(self):
+        for arguments in ([str(self.folder / "absent")], ["--into", str(self.folder / "absent.md")]):
+            run = subprocess.run([sys.executable, table.__file__, *arguments], check=False, capture_output=True, text=True)
+            self.assertEqual(run.returncode, 2)
+            self.assertIn("absent", run.stderr)
+
     def test_program(self):
         self.results([figure("rmsnorm/BF16", us=1.0, of_copy=0.84, **{"GB/s": 2500.0})])
         page = self.folder / "page.md"
