@@ -8,6 +8,7 @@
 #include <string>
 
 #include "base/file.h"
+#include "kernels/gemm/gemm.h"
 
 namespace rorqual {
 namespace {
@@ -35,6 +36,12 @@ TEST(AllKernels, ListEveryDeclaredTableWithTheReferenceLast) {
     EXPECT_EQ(rows.back().isa, Isa::kReference) << operation;
     for (size_t i = 1; i < rows.size(); ++i) EXPECT_LE(rows[i].isa, rows[i - 1].isa) << operation << " " << rows[i].name;
   }
+}
+
+// A call that does nothing would be taken for one that is done.
+TEST(AllKernelsDeathTest, RowsOfTheTableRefuseStreamsOfAGpu) {
+  const Stream stream = Stream::on_device();
+  EXPECT_DEATH(linear({}, stream), "Linear on a GPU's stream");
 }
 
 }  // namespace

@@ -42,9 +42,11 @@ constexpr std::string_view operation_name() {
   return name.ends_with("Args") ? name.substr(0, name.size() - 4) : name;
 }
 
-// Runs the row that this machine and RORQUAL_ISA allow; on a dry stream, none.
+// Runs the row that this machine and RORQUAL_ISA allow; on a dry stream, none. Rows are the CPU's: a GPU's kernels are called
+// by their own names (sm90a.h).
 template <class Args>
 void run_best(std::span<const KernelRow<Args>> rows, const Args& args, const Stream& stream) {
+  CHECK(!stream.is_on_device(), "{} on a GPU's stream: call its kernel by name", operation_name<Args>());
   if (stream.is_dry()) return;
   const KernelRow<Args>& row = select_row(rows, args, allowed_isa());
   const TraceSpan span(operation_name<Args>(), row.name, TraceKind::kKernel);

@@ -66,6 +66,8 @@ void check(const LinearArgs& args) {
           dtype_name(p.c.dtype), dtype_name(operands), dtype_name(out));
     CHECK(p.a.cols() == p.b.k && p.c.rows == p.a.rows() && p.c.cols == p.b.n, "linear: [{}, {}] · [{}, {}]ᵀ into [{}, {}]",
           p.a.rows(), p.a.cols(), p.b.n, p.b.k, p.c.rows, p.c.cols);
+    CHECK(p.b.layout == PackedWeight::Layout::kPanels && p.rows_in_use == nullptr,
+          "linear: a weight in rows, or a count in device memory: those are a GPU's");
     CHECK(aligned(p.b.data), "linear: packed weight not aligned to 64 bytes");
     check_scales("linear", p.a, ScaledTensor::Group::kRow);
     CHECK(!is_fp8(operands) || p.b.scale != nullptr || p.b.n * p.b.k == 0, "linear: an E4M3 weight without scales");

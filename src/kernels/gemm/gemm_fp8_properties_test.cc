@@ -371,6 +371,9 @@ TEST(GemmFp8DeathTest, WrongScalesHitChecks) {
   PackedWeight without = b.weight();
   without.scale = nullptr;
   EXPECT_DEATH(run(a.tensor(), without), "without scales");
+  PackedWeight rows = b.weight();
+  rows.layout = PackedWeight::Layout::kRows;
+  EXPECT_DEATH(run(a.tensor(), rows), "a weight in rows");
 }
 
 }  // namespace

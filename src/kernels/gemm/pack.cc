@@ -62,6 +62,8 @@ void pack_weights(std::span<const PackWeightArgs> list, const Stream& stream) {
   std::vector<const PackWeightArgs*> fp8;
   for (const PackWeightArgs& args : list) {
     gemm::check(args);
+    for (const PackedWeight& w : {args.packed, args.transposed})
+      CHECK(w.layout == PackedWeight::Layout::kPanels, "pack_weights: into rows, which are a GPU's");
     if ((args.packed ? args.packed : args.transposed).dtype == DType::kE4M3) {
       fp8.push_back(&args);
       continue;
